@@ -1,1 +1,39 @@
-fn main() {}
+//! The `flashsale` program: one file per subcommand in [`flashsale_edge::cli`].
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use flashsale_edge::cli;
+
+/// Sell a small stock to a huge crowd at one instant.
+#[derive(Parser)]
+#[command(name = "flashsale", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the edge proxy in front of a shop
+    Serve(cli::serve::Arguments),
+    /// Send confirmed orders downstream to the shop
+    Relay(cli::relay::Arguments),
+    /// Show a whole sale on this machine
+    Demo(cli::demo::Arguments),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Serve(arguments) => cli::serve::run(arguments),
+        Command::Relay(arguments) => cli::relay::run(arguments),
+        Command::Demo(arguments) => cli::demo::run(arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("flashsale: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! A whole sale on one machine.
