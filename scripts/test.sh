@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Checks, builds and tests everything. The runner's own line that counts the tests comes last.
+#
+#   scripts/test.sh all       what `make test` and CI run
+#   scripts/test.sh faults    only the tests that kill, stop and starve servers
+#   scripts/test.sh nightly   all, with many more random cases and the long tests
+set -euo pipefail
+cd "$(dirname "$0")/.."
+which_tests=${1:-all}
+
+step() { printf '\n== %s\n' "$*"; }
+
+scripts/setup.sh test
+. scripts/rust-env.sh
+
+# Redis 8.0 and Valkey 8.1 may be out of reach of a developer on a train; never in CI.
+if ! scripts/other-servers.sh; then
+    if [ -n "${CI:-}" ]; then
+        echo "test: CI must test every server version, and could not get them" >&2
+        exit 1
+    fi
+    echo "test: SKIPPING the server versions that are not here; the tests run on the others"
+fi
+[ -z "${CI:-}" ] || export FLASHSALE_ALL_SERVERS=required
+FLASHSALE_PYTHON=$(scripts/python-with-redis.sh --install)
+export FLASHSALE_PYTHON
+
+if [ "$which_tests" != faults ]; then
+    step "cargo fmt"
+    cargo fmt --all --check
+    step "cargo clippy"
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+fi
+
+# The system tests start the module and the proxy as they are built here: one profile, so that the
+# heavy dependencies are compiled once.
+step "cargo build"
+cargo build --workspace --lib --bins --tests --locked
+
+runner=test
+cargo nextest --version >/dev/null 2>&1 && runner=nextest
+
+case $which_tests in
+all)
+    step "documentation examples"
+    cargo test --workspace --doc --locked -q
+    step "tests"
+    if [ $runner = nextest ]; then
+        exec cargo nextest run --workspace --locked --no-fail-fast
+    else
+        exec cargo test --workspace --lib --bins --tests --locked --no-fail-fast
+    fi
+    ;;
+faults)
+    step "tests of faults"
+    # Files of tests/ that are about servers which die, stop or lose each other.
+    if [ $runner = nextest ]; then
+        exec cargo nextest run --workspace --locked --no-fail-fast \
+            -E 'package(flashsale-tests) and test(/^(durability|replication|faults|redis_away|relay)/)'
+    else
+        exec cargo test -p flashsale-tests --test system --locked --no-fail-fast -- \
+            durability:: replication:: faults:: redis_away:: relay
+    fi
+    ;;
+nightly)
+    step "tests, long"
+    # Read by the property tests: how many times the usual number of random cases.
+    export FLASHSALE_CASES_FACTOR=${FLASHSALE_CASES_FACTOR:-50}
+    if [ $runner = nextest ]; then
+        exec cargo nextest run --workspace --locked --no-fail-fast --profile nightly --run-ignored all
+    else
+        exec cargo test --workspace --lib --bins --tests --locked --no-fail-fast -- --include-ignored
+    fi
+    ;;
+*)
+    echo "usage: scripts/test.sh all|faults|nightly" >&2
+    exit 2
+    ;;
+esac
