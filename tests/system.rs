@@ -1,1 +1,3 @@
-//! Whole-system tests.
+//! Whole-system tests: each file proves what its name says, on real servers.
+
+mod harness_works;

@@ -1,1 +1,67 @@
-//! Starts and stops real servers.
+//! Starts and stops the real thing: Redis servers of every supported version, clusters, the edge
+//! proxy and a shop, for tests that see them as users do.
+//!
+//! Everything is RAII. What a test starts is stopped when its handle is dropped, also when the test
+//! panics, and dies with the test process if even that does not happen ([`process`]). Nothing sleeps
+//! and hopes: [`wait_until`] waits for a condition and says which one did not come true.
+//!
+//! ```no_run
+//! use flashsale_tests::{RedisServer, Server};
+//!
+//! let redis = RedisServer::builder(Server::Redis70).module().start();
+//! let mut client = redis.client();
+//! client.ok(&["FLASH.CREATE", "sale:1", "ITEMS", "shirt", "10"]);
+//! let hold = client.call(&["FLASH.RESERVE", "sale:1", "h1", "ann", "ITEMS", "shirt", "1"]);
+//! assert_eq!(hold.status(), "RESERVED");
+//! ```
+//!
+//! Where to go next: [`on_every_server!`] runs a test on each server version; [`RedisServer`] and
+//! [`Cluster`] for stores, [`Client`] and [`Reply`] for the wire, [`Proxy`], [`http`] and [`token`] for
+//! the edge.
+
+pub mod artifacts;
+mod client;
+mod cluster;
+pub mod http;
+mod ports;
+pub mod process;
+mod proxy;
+mod redis_server;
+mod reply;
+mod server;
+pub mod token;
+mod wait;
+
+pub use client::Client;
+pub use cluster::{Cluster, ClusterBuilder};
+pub use proxy::{Addresses, Proxy};
+pub use redis_server::{AppendFsync, RedisServer, RedisServerBuilder};
+pub use reply::Reply;
+pub use server::Server;
+pub use wait::wait_until;
+
+/// Runs each named function, which takes a [`Server`], as one test per server version.
+///
+/// ```ignore
+/// on_every_server!(sells_out);
+/// fn sells_out(server: Server) { ... }
+/// ```
+#[macro_export]
+macro_rules! on_every_server {
+    ($($test:ident),+ $(,)?) => {$(
+        mod $test {
+            #[test]
+            fn redis_7_0() {
+                $crate::Server::Redis70.run_if_here(super::$test);
+            }
+            #[test]
+            fn redis_8_0() {
+                $crate::Server::Redis80.run_if_here(super::$test);
+            }
+            #[test]
+            fn valkey_8_1() {
+                $crate::Server::Valkey81.run_if_here(super::$test);
+            }
+        }
+    )+};
+}

@@ -1,0 +1,59 @@
+//! Where the things under test are: the module, the `flashsale` program, the files of the project.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The built module: `FLASHSALE_MODULE`, or `libflashsale.so` beside the running test.
+pub fn module() -> PathBuf {
+    built("FLASHSALE_MODULE", "libflashsale.so")
+}
+
+/// The built edge program: `FLASHSALE_BIN`, or `flashsale` beside the running test.
+pub fn flashsale() -> PathBuf {
+    built("FLASHSALE_BIN", "flashsale")
+}
+
+/// The project's folder.
+pub fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests lie in the project")
+}
+
+/// A Python interpreter that has redis-py: `FLASHSALE_PYTHON`, or the first that has it.
+pub fn python_with_redis() -> PathBuf {
+    let script = project().join("scripts/python-with-redis.sh");
+    let found = std::process::Command::new(&script)
+        .output()
+        .unwrap_or_else(|error| panic!("{} did not run: {error}", script.display()));
+    assert!(
+        found.status.success(),
+        "no Python with redis-py here: run `make test`, or install python3-redis"
+    );
+    PathBuf::from(String::from_utf8_lossy(&found.stdout).trim())
+}
+
+/// `cargo test` builds the tests into `target/PROFILE/deps` and what they start into `target/PROFILE`.
+fn built(variable: &str, file: &str) -> PathBuf {
+    if let Some(path) = env::var_os(variable) {
+        let path = PathBuf::from(path);
+        assert!(
+            path.exists(),
+            "{variable} names {}, which is not there",
+            path.display()
+        );
+        return path;
+    }
+    let test = env::current_exe().expect("a running test has a path");
+    let profile_dir = test
+        .ancestors()
+        .find(|dir| dir.join("deps").is_dir() && dir.join(".fingerprint").is_dir())
+        .unwrap_or_else(|| panic!("{} lies in no target folder of cargo", test.display()));
+    let path = profile_dir.join(file);
+    assert!(
+        path.exists(),
+        "{} is not there: run `make test`, or `cargo build --workspace` first (or set {variable})",
+        path.display()
+    );
+    path
+}

@@ -1,0 +1,127 @@
+//! A plain HTTP client: every status is an answer, refusals too.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: BTreeMap<String, String>,
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// The body as JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    /// The last part of a problem document's `type`: the status word in lower case.
+    #[track_caller]
+    pub fn problem(&self) -> String {
+        let problem = self.json();
+        let kind = problem["type"].as_str().unwrap_or_default();
+        kind.rsplit(['/', ':', '#'])
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    }
+}
+
+/// A client with keep-alive. Clones share connections.
+#[derive(Debug, Clone)]
+pub struct Http {
+    agent: ureq::Agent,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Http::new()
+    }
+}
+
+impl Http {
+    pub fn new() -> Http {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_global(Some(Duration::from_secs(30)))
+            .proxy(None)
+            .build();
+        Http {
+            agent: config.into(),
+        }
+    }
+
+    /// Sends a request; `headers` are pairs of name and value, `body` may be empty.
+    ///
+    /// # Panics
+    /// If no answer comes; [`Http::try_request`] tells.
+    #[track_caller]
+    pub fn request(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Answer {
+        match self.try_request(method, url, headers, body) {
+            Ok(answer) => answer,
+            Err(error) => panic!("{method} {url}: {error}"),
+        }
+    }
+
+    pub fn try_request(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer, ureq::Error> {
+        let mut request = ureq::http::Request::builder().method(method).uri(url);
+        for &(name, value) in headers {
+            request = request.header(name, value);
+        }
+        let mut response = if body.is_empty() {
+            let request = request.body(()).map_err(ureq::Error::from)?;
+            self.agent.run(request)?
+        } else {
+            let request = request.body(body).map_err(ureq::Error::from)?;
+            self.agent.run(request)?
+        };
+        let headers = response
+            .headers()
+            .iter()
+            .map(|(name, value)| {
+                (
+                    name.to_string(),
+                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
+                )
+            })
+            .collect();
+        Ok(Answer {
+            status: response.status().as_u16(),
+            headers,
+            body: response.body_mut().read_to_vec()?,
+        })
+    }
+
+    #[track_caller]
+    pub fn get(&self, url: &str) -> Answer {
+        self.request("GET", url, &[], b"")
+    }
+}
