@@ -38,7 +38,7 @@ has_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null
 }
 
-has curl || want "curl ca-certificates" "curl (downloads the Rust toolchain, tries the demo)"
+has curl || want curl "curl (downloads the Rust toolchain, tries the demo)"
 [ -e /etc/ssl/certs/ca-certificates.crt ] || want ca-certificates "certificates (cargo's downloads)"
 has cc || want "gcc libc6-dev" "a C compiler (C parts of TLS and compression)"
 has c++ || want "g++" "a C++ compiler (cmake's projects)"
