@@ -1,3 +1,11 @@
 //! Whole-system tests: each file proves what its name says, on real servers.
 
+mod bad_input;
+mod cluster;
+mod durability;
+mod expiry;
 mod harness_works;
+mod load;
+mod oversell;
+mod raw_commands_python;
+mod replication;

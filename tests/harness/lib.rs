@@ -16,8 +16,8 @@
 //! ```
 //!
 //! Where to go next: [`on_every_server!`] runs a test on each server version; [`RedisServer`] and
-//! [`Cluster`] for stores, [`Client`] and [`Reply`] for the wire, [`Proxy`], [`http`] and [`token`] for
-//! the edge.
+//! [`Cluster`] for stores, [`Client`] and [`Reply`] for the wire, [`sale`] and [`rush`] for what is sold,
+//! [`Proxy`], [`http`] and [`token`] for the edge.
 
 pub mod artifacts;
 mod client;
@@ -28,6 +28,8 @@ pub mod process;
 mod proxy;
 mod redis_server;
 mod reply;
+pub mod rush;
+pub mod sale;
 mod server;
 pub mod token;
 mod wait;
