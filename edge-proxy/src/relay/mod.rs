@@ -1,3 +1,184 @@
 //! Sends confirmed orders downstream: reads order streams, delivers each order at least once.
+//!
+//! An order's way through the files: [`reader`] reads it from its stream and waits until it is safe
+//! ([`safety`]); [`dispatch`] lines it up behind the same buyer's earlier ones ([`lanes`]); [`courier`] tries
+//! until the [`webhook`] has taken it, waiting as [`backoff`] says; [`ledger`] acknowledges it, or moves it to the
+//! dead letters ([`dead`]); [`keeper`] trims it away. [`stream`] holds these together for one stream, of which one
+//! relay at a time is the owner by its [`lease`]. What is promised stands in `docs/relay.md`.
 
+mod backoff;
 pub mod config;
+mod courier;
+mod dead;
+mod discover;
+mod dispatch;
+mod entry;
+mod keeper;
+mod lanes;
+mod lease;
+mod ledger;
+mod link;
+mod message;
+mod metrics;
+mod names;
+mod reader;
+mod safety;
+mod stream;
+mod trim;
+mod webhook;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Client, RedisResult};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
+
+pub use self::dead::{DeadLetter, DeadLetters, Replayed};
+pub use self::names::StreamNames;
+pub use self::safety::Safety;
+
+use crate::config::{Config, millis};
+
+use self::config::RelayConfig;
+use self::courier::Courier;
+use self::discover::discover;
+use self::stream::{Common, Stream};
+use self::webhook::Webhook;
+
+/// Everything a relay needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub client: Client,
+    pub safety: Safety,
+    pub config: RelayConfig,
+}
+
+/// A relay that is ready to run.
+pub struct Relay {
+    common: Arc<Common>,
+}
+
+impl Settings {
+    /// What the config file says.
+    ///
+    /// # Errors
+    /// The address of Redis is malformed or its password cannot be read.
+    pub fn of_config(config: &Config) -> anyhow::Result<Self> {
+        let mut relay = config.relay.clone();
+        if relay.sales.is_empty() && relay.pattern.is_empty() {
+            relay.pattern = discover::prefix_pattern(&config.redis.key_prefix);
+        }
+        Ok(Self {
+            client: config.redis.client()?,
+            safety: Safety {
+                replicas: config.durability.replicas,
+                local_fsync: relay.local_fsync,
+                timeout: millis(config.durability.timeout_ms),
+            },
+            config: relay,
+        })
+    }
+}
+
+impl Relay {
+    /// Checks the settings; connects to nothing.
+    ///
+    /// # Errors
+    /// A setting makes no sense, or the webhook's secret cannot be read; the error names it.
+    pub fn new(settings: Settings) -> anyhow::Result<Self> {
+        settings.config.validate()?;
+        let webhook = Webhook::new(&settings.config.webhook)?;
+        let courier = Courier::new(Arc::new(webhook), &settings.config.webhook);
+        let consumer = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
+        Ok(Self {
+            common: Arc::new(Common {
+                client: settings.client,
+                courier: Arc::new(courier),
+                safety: settings.safety,
+                config: settings.config,
+                consumer,
+            }),
+        })
+    }
+
+    /// Keys of the sales whose orders this relay sends, as far as they are known now.
+    ///
+    /// # Errors
+    /// Redis is away.
+    pub async fn keys(&self) -> RedisResult<Vec<Vec<u8>>> {
+        let config = &self.common.config;
+        let mut keys: Vec<_> = config
+            .sales
+            .iter()
+            .map(|key| key.clone().into_bytes())
+            .collect();
+        if !config.pattern.is_empty() {
+            keys.extend(discover(&self.common.client, &config.pattern).await?);
+        }
+        keys.sort();
+        keys.dedup();
+        Ok(keys)
+    }
+
+    /// The orders of the sale (shard) in `key` that could not be delivered.
+    ///
+    /// # Errors
+    /// Redis is away.
+    pub async fn dead_letters(&self, key: &[u8]) -> RedisResult<DeadLetters> {
+        DeadLetters::open(&self.common, key).await
+    }
+
+    /// Delivers orders until `shutdown` turns true (or its sender is gone). Redis and the receiver need not be
+    /// there at the start, and may go away and come back.
+    pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
+        let mut fleet = Fleet::default();
+        for key in &self.common.config.sales {
+            self.launch(key.as_bytes(), false, &mut fleet, &shutdown);
+        }
+        let interval = Duration::from_millis(self.common.config.discover_ms);
+        while !self.common.config.pattern.is_empty() {
+            for key in self.found().await {
+                self.launch(&key, true, &mut fleet, &shutdown);
+            }
+            tokio::select! {
+                _ = shutdown.wait_for(|stop| *stop) => break,
+                () = sleep(interval) => {}
+            }
+        }
+        while fleet.tasks.join_next().await.is_some() {}
+    }
+
+    fn launch(&self, key: &[u8], found: bool, fleet: &mut Fleet, shutdown: &watch::Receiver<bool>) {
+        // Those that have ended are reaped here, so that they do not pile up.
+        while fleet.tasks.try_join_next().is_some() {}
+        if fleet
+            .by_key
+            .get(key)
+            .is_some_and(|task| !task.is_finished())
+        {
+            return;
+        }
+        let stream = Stream::new(Arc::clone(&self.common), StreamNames::of_key(key));
+        let task = fleet.tasks.spawn(stream.run(found, shutdown.clone()));
+        fleet.by_key.insert(key.to_vec(), task);
+    }
+
+    /// The keys of sales that match the pattern now; none while Redis is away.
+    async fn found(&self) -> Vec<Vec<u8>> {
+        let found = discover(&self.common.client, &self.common.config.pattern).await;
+        found.unwrap_or_else(|error| {
+            log::debug!("cannot look for sales: {error}");
+            Vec::new()
+        })
+    }
+}
+
+/// The streams that are being delivered.
+#[derive(Default)]
+struct Fleet {
+    tasks: JoinSet<()>,
+    by_key: HashMap<Vec<u8>, AbortHandle>,
+}
