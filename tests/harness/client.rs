@@ -70,13 +70,21 @@ impl Client {
 
     /// Sends without waiting for the answer; [`Client::receive`] gets the answers in order.
     pub fn send<A: AsRef<[u8]>>(&mut self, arguments: &[A]) -> io::Result<()> {
+        self.send_all(&[arguments])
+    }
+
+    /// Sends several commands in one write: a pipeline.
+    pub fn send_all<A: AsRef<[u8]>>(&mut self, commands: &[impl AsRef<[A]>]) -> io::Result<()> {
         self.request.clear();
-        write!(self.request, "*{}\r\n", arguments.len())?;
-        for argument in arguments {
-            let argument = argument.as_ref();
-            write!(self.request, "${}\r\n", argument.len())?;
-            self.request.extend_from_slice(argument);
-            self.request.extend_from_slice(b"\r\n");
+        for command in commands {
+            let arguments = command.as_ref();
+            write!(self.request, "*{}\r\n", arguments.len())?;
+            for argument in arguments {
+                let argument = argument.as_ref();
+                write!(self.request, "${}\r\n", argument.len())?;
+                self.request.extend_from_slice(argument);
+                self.request.extend_from_slice(b"\r\n");
+            }
         }
         self.stream.get_mut().write_all(&self.request)
     }

@@ -36,7 +36,8 @@ mod wait;
 
 pub use client::Client;
 pub use cluster::{Cluster, ClusterBuilder};
-pub use proxy::{Addresses, Proxy};
+pub use ports::free_port;
+pub use proxy::{Addresses, Proxy, ProxyBuilder, TOKEN_SECRET};
 pub use redis_server::{AppendFsync, RedisServer, RedisServerBuilder};
 pub use reply::Reply;
 pub use server::Server;

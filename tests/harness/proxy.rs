@@ -1,43 +1,57 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::artifacts;
 use crate::http::Http;
 use crate::ports::free_port;
 use crate::process::Process;
+use crate::{RedisServer, artifacts, token};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where a proxy listens, and its folder; handed to whoever writes its config file.
+/// Where a proxy listens, and its folder.
 #[derive(Debug, Clone)]
 pub struct Addresses {
     /// `127.0.0.1:PORT` of the public listener.
     pub public: String,
     /// `127.0.0.1:PORT` of the admin listener.
     pub admin: String,
-    /// A folder that lives as long as the proxy: for key files and the like.
+    /// A folder that lives as long as the proxy.
     pub dir: PathBuf,
 }
 
-/// A running `flashsale serve` with a config file of its own.
-#[derive(Debug)]
-pub struct Proxy {
-    process: Process,
-    addresses: Addresses,
-    _dir: TempDir,
+/// What a proxy is started with. Made by [`Proxy::builder`].
+#[derive(Debug, Clone)]
+pub struct ProxyBuilder {
+    settings: BTreeMap<String, String>,
 }
 
-impl Proxy {
-    /// Writes the config that `config` makes for free ports, starts `flashsale serve` with it, and waits
-    /// until `/healthz` answers 200.
+impl ProxyBuilder {
+    /// The Redis server that holds the stock.
+    pub fn redis(self, redis: &RedisServer) -> Self {
+        self.set("redis.url", &quoted(&redis.url()))
+    }
+
+    /// The shop behind the proxy, as `127.0.0.1:PORT`.
+    pub fn upstream(self, address: &str) -> Self {
+        self.set("shop.upstreams", &format!("[{}]", quoted(address)))
+    }
+
+    /// Any setting, its value as TOML: `.set("rates.mode", "\"enforce\"")`.
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.settings.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Writes the config file, starts `flashsale serve` with it, and waits until `/healthz` answers 200.
     ///
     /// # Panics
     /// If it does not come up; its log is in the message.
     #[track_caller]
-    pub fn start(config: impl Fn(&Addresses) -> String) -> Proxy {
+    pub fn start(self) -> Proxy {
         let dir = tempfile::Builder::new()
             .prefix("flashsale-edge-")
             .tempdir()
@@ -49,11 +63,12 @@ impl Proxy {
                 admin: format!("127.0.0.1:{}", free_port()),
                 dir: dir.path().to_owned(),
             };
-            let mut process = spawn(&addresses, &config(&addresses));
+            let mut process = self.spawn(&addresses);
             if becomes_healthy(&mut process, &addresses) {
                 return Proxy {
                     process,
                     addresses,
+                    builder: self,
                     _dir: dir,
                 };
             }
@@ -64,6 +79,64 @@ impl Proxy {
             );
         }
         panic!("five pairs of ports in turn were taken by others");
+    }
+
+    fn spawn(&self, addresses: &Addresses) -> Process {
+        let secret = addresses.dir.join("jwt-secret");
+        std::fs::write(&secret, TOKEN_SECRET).expect("the temporary folder can be written");
+        let mut settings = self.settings.clone();
+        settings.insert("listen.public".into(), quoted(&addresses.public));
+        settings.insert("listen.admin".into(), quoted(&addresses.admin));
+        settings.entry("tokens.keys".into()).or_insert_with(|| {
+            let secret = quoted(secret.to_str().expect("a path in UTF-8"));
+            format!("[{{ algorithm = \"HS256\", secret_file = {secret} }}]")
+        });
+        let config: String = settings
+            .iter()
+            .map(|(key, value)| format!("{key} = {value}\n"))
+            .collect();
+        let file = addresses.dir.join("edge.toml");
+        std::fs::write(&file, config).expect("the temporary folder can be written");
+        let mut command = Command::new(artifacts::flashsale());
+        command
+            .current_dir(&addresses.dir)
+            .arg("serve")
+            .arg("--config")
+            .arg(file);
+        Process::start("flashsale serve", command, &addresses.dir.join("edge.log"))
+            .unwrap_or_else(|error| panic!("flashsale serve can't be run: {error}"))
+    }
+}
+
+/// A TOML string.
+fn quoted(text: &str) -> String {
+    format!("{text:?}")
+}
+
+/// A running `flashsale serve` with a config file of its own.
+#[derive(Debug)]
+pub struct Proxy {
+    process: Process,
+    addresses: Addresses,
+    builder: ProxyBuilder,
+    _dir: TempDir,
+}
+
+/// The secret of the HS256 key that every proxy here knows, unless `tokens.keys` is set.
+pub const TOKEN_SECRET: &[u8] = b"a secret of the shop, 32 bytes at least";
+
+impl Proxy {
+    /// A proxy on free ports that trusts tokens signed with [`TOKEN_SECRET`] and limits no rates.
+    pub fn builder() -> ProxyBuilder {
+        ProxyBuilder {
+            settings: BTreeMap::new(),
+        }
+        .set("rates.mode", "\"off\"")
+    }
+
+    /// `Authorization` of a buyer, which this proxy believes.
+    pub fn bearer(&self, buyer: &str) -> String {
+        token::bearer(buyer, TOKEN_SECRET)
     }
 
     /// `http://127.0.0.1:PORT/path` on the public listener; `path` begins with a slash.
@@ -98,23 +171,21 @@ impl Proxy {
         self.process.stop(PATIENCE);
     }
 
+    /// Starts it again on the same ports, after [`Proxy::kill_9`] or [`Proxy::stop`].
+    #[track_caller]
+    pub fn restart(&mut self) {
+        self.process = self.builder.spawn(&self.addresses);
+        assert!(
+            becomes_healthy(&mut self.process, &self.addresses),
+            "flashsale serve did not start again:\n{}",
+            self.log()
+        );
+    }
+
     /// Sends a signal: `SIGHUP` reloads, `SIGSTOP` hangs it.
     pub fn signal(&mut self, signal: i32) {
         self.process.signal(signal);
     }
-}
-
-fn spawn(addresses: &Addresses, config: &str) -> Process {
-    let file = addresses.dir.join("edge.toml");
-    std::fs::write(&file, config).expect("the temporary folder can be written");
-    let mut command = Command::new(artifacts::flashsale());
-    command
-        .current_dir(&addresses.dir)
-        .arg("serve")
-        .arg("--config")
-        .arg(file);
-    Process::start("flashsale serve", command, &addresses.dir.join("edge.log"))
-        .unwrap_or_else(|error| panic!("flashsale serve can't be run: {error}"))
 }
 
 /// Whether `/healthz` answers 200 before the proxy exits.
