@@ -3,6 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use flashsale_tests::http::Http;
+use flashsale_tests::shop::{Manner, Shop};
 use flashsale_tests::{
     AppendFsync, Client, Cluster, RedisServer, Reply, Server, on_every_server, wait_until,
 };
@@ -89,4 +91,27 @@ fn waiting_in_vain_says_what_for() {
         catch_unwind(|| wait_until("pigs fly", Duration::from_millis(20), || false)).unwrap_err();
     let message = outcome.downcast_ref::<String>().expect("a message");
     assert!(message.contains("pigs fly"), "{message}");
+}
+
+#[test]
+fn the_shop_remembers_requests_and_misbehaves_as_told() {
+    let shop = Shop::start();
+    let http = Http::new();
+    assert_eq!(http.get(&shop.url("/page?x=1")).status, 200);
+    shop.behave(Manner::Status(500));
+    let answer = http.request("POST", &shop.url("/hook"), &[("x-a", "b")], br#"{"no":1}"#);
+    assert_eq!(answer.status, 500);
+    let hooks = shop.requests_to("/hook");
+    assert_eq!(hooks.len(), 1);
+    assert_eq!(
+        (hooks[0].json()["no"].as_i64(), hooks[0].answered),
+        (Some(1), Some(500))
+    );
+    assert_eq!(hooks[0].headers["x-a"], "b");
+
+    let port = shop.stop();
+    let gone = http.try_request("GET", &format!("http://127.0.0.1:{port}/"), &[], b"");
+    assert!(gone.is_err());
+    let back = Shop::start_on(port);
+    assert_eq!(http.get(&back.url("/")).status, 200);
 }

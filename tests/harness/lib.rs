@@ -17,7 +17,7 @@
 //!
 //! Where to go next: [`on_every_server!`] runs a test on each server version; [`RedisServer`] and
 //! [`Cluster`] for stores, [`Client`] and [`Reply`] for the wire, [`sale`] and [`rush`] for what is sold,
-//! [`Proxy`], [`http`] and [`token`] for the edge.
+//! [`Proxy`], [`http`] and [`token`] for the edge, [`shop`] for what stands behind it.
 
 pub mod artifacts;
 mod client;
@@ -31,6 +31,7 @@ mod reply;
 pub mod rush;
 pub mod sale;
 mod server;
+pub mod shop;
 pub mod token;
 mod wait;
 
