@@ -1,0 +1,90 @@
+//! CONFIRM: a hold becomes an order.
+
+use super::reserve::Request;
+use super::{Decision, Situation};
+use crate::command::{Confirm, Item, Items};
+use crate::effect::Effect;
+use crate::holds::State;
+use crate::outcome::{Field, Outcome};
+use crate::sale::Sale;
+use smallvec::smallvec;
+use std::borrow::Cow;
+
+impl Sale {
+    pub(super) fn decide_confirm<'a>(&self, confirm: &Confirm<'a>, situation: &Situation<'a>) -> Decision<'a> {
+        let Some(slot) = self.known(confirm.id, situation.now_ms) else {
+            return Decision::nothing(Outcome::NotFound);
+        };
+        match self.holds.get(slot).state {
+            State::Held => self.confirm_live(slot, confirm),
+            State::Confirmed | State::Returned => Decision::nothing(self.confirm_again(slot, confirm)),
+            State::Expired if confirm.late => self.confirm_late(slot, confirm, situation),
+            _ => Decision::nothing(self.end_of(slot, Cow::Borrowed(confirm.id))),
+        }
+    }
+
+    fn confirm_live<'a>(&self, slot: u32, confirm: &Confirm<'a>) -> Decision<'a> {
+        let held = self.holds.items(slot);
+        match self.part_of(&held, &confirm.items) {
+            None => Decision::nothing(Outcome::Mismatch(Field::Items)),
+            Some(_) => {
+                let items = if confirm.items.is_empty() || self.same_items(&held, &confirm.items) {
+                    None
+                } else {
+                    self.part_of(&held, &confirm.items)
+                };
+                Decision::one(
+                    Outcome::Confirmed { id: Cow::Borrowed(confirm.id), order_no: self.next_order_no(0) },
+                    Effect::Confirm { id: confirm.id, reference: confirm.reference, items },
+                )
+            }
+        }
+    }
+
+    fn confirm_again<'a>(&self, slot: u32, confirm: &Confirm<'a>) -> Outcome<'a> {
+        if self.other_reference(slot, confirm.reference) {
+            return Outcome::Mismatch(Field::Ref);
+        }
+        let partly = self.extras.get(&slot).is_some_and(|extra| extra.confirmed_from.is_some());
+        let same = match confirm.items.is_empty() {
+            true => !partly,
+            false => self.same_items(&self.holds.items(slot), &confirm.items),
+        };
+        if !same {
+            return Outcome::Mismatch(Field::Items);
+        }
+        self.end_of(slot, Cow::Borrowed(confirm.id))
+    }
+
+    /// Takes the units of an expired hold again, decided like a new request but for opening times.
+    fn confirm_late<'a>(&self, slot: u32, confirm: &Confirm<'a>, situation: &Situation<'a>) -> Decision<'a> {
+        let content = self.holds.content(slot);
+        let Some(items) = self.part_of(&content.items, &confirm.items) else {
+            return Decision::nothing(Outcome::Mismatch(Field::Items));
+        };
+        let named: Items<'_> = items.iter().map(|&(sku, qty)| Item { sku: &self.skus.get(sku).name, qty }).collect();
+        let request = Request { buyer: content.buyer, items: &named, up_to: false, replaced: None };
+        if let Err(refusal) = self.take(&request, situation) {
+            return Decision::nothing(owned(refusal));
+        }
+        Decision {
+            outcome: Outcome::Confirmed { id: Cow::Borrowed(confirm.id), order_no: self.next_order_no(1) },
+            effects: smallvec![
+                Effect::Revive { id: confirm.id, items },
+                Effect::Confirm { id: confirm.id, reference: confirm.reference, items: None },
+            ],
+        }
+    }
+}
+
+/// The refusals of [`Sale::take`] without their borrow of the sale's own SKU names.
+fn owned<'a>(refusal: Outcome<'_>) -> Outcome<'a> {
+    let own = |sku: Cow<'_, [u8]>| Cow::Owned(sku.into_owned());
+    match refusal {
+        Outcome::Limit { sku, left } => Outcome::Limit { sku: own(sku), left },
+        Outcome::SoldOut { sku } => Outcome::SoldOut { sku: own(sku) },
+        Outcome::AllHeld { sku, next_ms } => Outcome::AllHeld { sku: own(sku), next_ms },
+        Outcome::Empty { sku } => Outcome::Empty { sku: own(sku) },
+        _ => Outcome::NotFound,
+    }
+}

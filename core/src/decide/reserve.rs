@@ -1,0 +1,324 @@
+//! RESERVE: setting units aside. The order of the checks is part of the contract.
+
+use super::{Decision, Situation};
+use crate::command::{Items, Reserve};
+use crate::effect::{Effect, IndexedItems};
+use crate::holds::{ItemList, State};
+use crate::outcome::{Field, Misuse, Outcome, Taken};
+use crate::sale::Sale;
+use crate::sharding;
+use smallvec::SmallVec;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+/// Who asks for what, in the form that RESERVE, ORDER and a LATE confirm share.
+pub(super) struct Request<'r, 'a> {
+    pub buyer: &'r [u8],
+    pub items: &'r Items<'a>,
+    pub up_to: bool,
+    /// The slot and items of the buyer's own live hold that this one replaces.
+    pub replaced: Option<(u32, ItemList)>,
+}
+
+/// Units that a buyer may still have, by the limits of the sale and of each SKU wanted.
+struct Limits {
+    left_of_sale: u64,
+    /// Empty where nothing is limited.
+    left_of_skus: SmallVec<[u64; 2]>,
+}
+
+impl Limits {
+    fn left_of_sku(&self, at: usize) -> u64 {
+        self.left_of_skus.get(at).copied().unwrap_or(u64::MAX)
+    }
+}
+
+impl Request<'_, '_> {
+    fn replaced_units(&self, sku: u16) -> u64 {
+        let items = self.replaced.iter().flat_map(|(_, items)| items);
+        items.filter(|item| item.0 == sku).map(|item| u64::from(item.1)).sum()
+    }
+}
+
+impl Sale {
+    pub(super) fn decide_reserve<'a>(
+        &self,
+        reserve: &Reserve<'a>,
+        situation: &Situation<'a>,
+    ) -> Result<Decision<'a>, Misuse> {
+        let now_ms = situation.now_ms;
+        let life_ms = self.life(reserve.ttl_ms)?;
+        if reserve.replace.is_some() && reserve.replace == reserve.id {
+            return Err(Misuse::ReplacesItself);
+        }
+        let id = reserve.id.unwrap_or(situation.fresh_id);
+        if let Some(slot) = self.known(id, now_ms) {
+            let again = self.again(slot, id, reserve.buyer, &reserve.items, reserve.up_to);
+            return Ok(Decision::nothing(again));
+        }
+        let replaced = match self.replaced(reserve, now_ms) {
+            Ok(replaced) => replaced,
+            Err(outcome) => return Ok(Decision::nothing(outcome)),
+        };
+        let request = Request { buyer: reserve.buyer, items: &reserve.items, up_to: reserve.up_to, replaced };
+        let refusal = self
+            .refuse_place_and_time(reserve.buyer, situation)
+            .or_else(|| reserve.not_after.filter(|&latest| now_ms > latest).map(|_| Outcome::TooLate))
+            .or_else(|| self.refuse_backlog(situation));
+        if let Some(refusal) = refusal {
+            return Ok(Decision::nothing(refusal));
+        }
+        Ok(match self.take(&request, situation) {
+            Err(refusal) => Decision::nothing(refusal),
+            Ok(items) => self.reserved(reserve, id, now_ms + life_ms, &request, items),
+        })
+    }
+
+    fn life(&self, ttl_ms: Option<u64>) -> Result<u64, Misuse> {
+        let maxhold_ms = self.settings.maxhold_ms;
+        match ttl_ms {
+            None => Ok(self.settings.hold_ms),
+            Some(ms) if (1..=maxhold_ms).contains(&ms) => Ok(ms),
+            Some(ms) => Err(Misuse::LifeOutOfRange { what: "TTL", ms, maxhold_ms }),
+        }
+    }
+
+    fn reserved<'a>(
+        &self,
+        reserve: &Reserve<'a>,
+        id: &'a [u8],
+        deadline: u64,
+        request: &Request<'_, 'a>,
+        items: IndexedItems,
+    ) -> Decision<'a> {
+        let asked: IndexedItems =
+            reserve.items.iter().filter_map(|item| Some((self.skus.find(item.sku)?, item.qty))).collect();
+        let taken = reserve.up_to.then(|| self.taken(&items));
+        let outcome = Outcome::Reserved { id: Cow::Borrowed(id), deadline, taken };
+        let effect = Effect::Reserve {
+            id,
+            buyer: reserve.buyer,
+            requested: (asked != items).then_some(asked),
+            items,
+            deadline,
+            meta: reserve.meta,
+        };
+        let mut decision = Decision::one(outcome, effect);
+        if let (Some(older), Some(_)) = (reserve.replace, &request.replaced) {
+            decision.effects.insert(0, Effect::Release { id: older, reason: Some(b"replaced") });
+        }
+        decision
+    }
+
+    fn taken(&self, items: &[(u16, u32)]) -> SmallVec<[Taken; 1]> {
+        items.iter().map(|&(sku, qty)| Taken { sku: self.skus.get(sku).name.clone(), qty }).collect()
+    }
+
+    /// The answer to a request whose id is known: the same as the first time, or what became of it.
+    pub(super) fn again<'a>(
+        &self,
+        slot: u32,
+        id: &'a [u8],
+        buyer: &[u8],
+        items: &Items<'_>,
+        up_to: bool,
+    ) -> Outcome<'a> {
+        let record = self.holds.get(slot);
+        if record.state == State::Tombstone {
+            return Outcome::Released;
+        }
+        if let Some(field) = self.differs(slot, buyer, items) {
+            return Outcome::Mismatch(field);
+        }
+        match record.state {
+            State::Held => Outcome::Reserved {
+                id: Cow::Borrowed(id),
+                deadline: record.time_ms(),
+                taken: up_to.then(|| self.taken(&self.holds.items(slot))),
+            },
+            _ => self.end_of(slot, Cow::Borrowed(id)),
+        }
+    }
+
+    /// The first argument that is not as it was when the hold was made.
+    pub(super) fn differs(&self, slot: u32, buyer: &[u8], items: &Items<'_>) -> Option<Field> {
+        let content = self.holds.content(slot);
+        if content.buyer != buyer {
+            return Some(Field::Buyer);
+        }
+        let extra = self.extras.get(&slot);
+        let first = extra.and_then(|extra| extra.requested.as_deref().or(extra.confirmed_from.as_deref()));
+        (!self.same_items(first.unwrap_or(&content.items), items)).then_some(Field::Items)
+    }
+
+    /// How a hold that is not live has ended.
+    pub(super) fn end_of<'a>(&self, slot: u32, id: Cow<'a, [u8]>) -> Outcome<'a> {
+        match self.holds.get(slot).state {
+            State::Confirmed | State::Returned => Outcome::Confirmed { id, order_no: self.order_no(slot) },
+            State::Expired => Outcome::Expired,
+            State::Released | State::Tombstone => Outcome::Released,
+            State::Held | State::Free => Outcome::NotFound,
+        }
+    }
+
+    fn replaced<'a>(&self, reserve: &Reserve<'a>, now_ms: u64) -> Result<Option<(u32, ItemList)>, Outcome<'a>> {
+        let Some(older) = reserve.replace else { return Ok(None) };
+        let Some(slot) = self.known(older, now_ms) else { return Ok(None) };
+        let content = self.holds.content(slot);
+        match self.holds.get(slot).state {
+            State::Tombstone => Ok(None),
+            _ if content.buyer != reserve.buyer => Err(Outcome::Mismatch(Field::Buyer)),
+            State::Held => Ok(Some((slot, content.items))),
+            State::Confirmed | State::Returned => Err(self.end_of(slot, Cow::Borrowed(older))),
+            _ => Ok(None),
+        }
+    }
+
+    /// WRONGSHARD, NOTOPEN, PAUSED, CLOSED.
+    pub(super) fn refuse_place_and_time<'a>(&self, buyer: &[u8], situation: &Situation<'_>) -> Option<Outcome<'a>> {
+        let home = sharding::home_shard(buyer, self.shard.count);
+        if home != self.shard.index {
+            return Some(Outcome::WrongShard(crate::Shard { index: home, count: self.shard.count }));
+        }
+        if situation.now_ms < self.settings.opens_at {
+            return Some(Outcome::NotOpen { opens_at: self.settings.opens_at });
+        }
+        if self.paused {
+            return Some(Outcome::Paused);
+        }
+        self.is_closed(situation.now_ms).then_some(Outcome::Closed)
+    }
+
+    pub(crate) fn is_closed(&self, now_ms: u64) -> bool {
+        self.closed || self.settings.closes_at != 0 && now_ms >= self.settings.closes_at
+    }
+
+    pub(super) fn refuse_backlog<'a>(&self, situation: &Situation<'_>) -> Option<Outcome<'a>> {
+        (situation.backlog >= self.settings.backlog).then_some(Outcome::Backlog)
+    }
+
+    /// NOSKU, LIMIT, SOLDOUT, ALLHELD, EMPTY; else what is taken.
+    pub(super) fn take<'a>(
+        &self,
+        request: &Request<'_, 'a>,
+        situation: &Situation<'_>,
+    ) -> Result<IndexedItems, Outcome<'a>> {
+        let mut wanted = IndexedItems::new();
+        for item in request.items {
+            match self.skus.find(item.sku) {
+                Some(index) => wanted.push((index, item.qty)),
+                None => return Err(Outcome::NoSku { sku: Cow::Borrowed(item.sku) }),
+            }
+        }
+        let limits = self.limits(request, &wanted, situation.now_ms);
+        if request.up_to {
+            self.take_some(request, &wanted, &limits, situation)
+        } else {
+            self.take_all(request, &wanted, &limits, situation)?;
+            Ok(wanted)
+        }
+    }
+
+    /// All or none.
+    fn take_all<'a>(
+        &self,
+        request: &Request<'_, 'a>,
+        wanted: &IndexedItems,
+        limits: &Limits,
+        situation: &Situation<'_>,
+    ) -> Result<(), Outcome<'a>> {
+        let asked: u64 = wanted.iter().map(|&(_, qty)| u64::from(qty)).sum();
+        if asked > limits.left_of_sale {
+            return Err(Outcome::Limit { sku: Cow::Borrowed(b""), left: limits.left_of_sale });
+        }
+        let too_many = |at: usize| u64::from(wanted[at].1) > limits.left_of_sku(at);
+        if let Some(at) = (0..wanted.len()).find(|&at| too_many(at)) {
+            let left = limits.left_of_sku(at);
+            return Err(Outcome::Limit { sku: Cow::Borrowed(request.items[at].sku), left });
+        }
+        let short = |at: usize| u64::from(wanted[at].1) > self.within_reach(request, wanted[at].0);
+        match (0..wanted.len()).find(|&at| short(at)) {
+            Some(at) => Err(self.shortage(wanted[at].0, request.items[at].sku, request, situation)),
+            None => Ok(()),
+        }
+    }
+
+    /// As many as stock and limits allow; nothing at all is a refusal.
+    fn take_some<'a>(
+        &self,
+        request: &Request<'_, 'a>,
+        wanted: &IndexedItems,
+        limits: &Limits,
+        situation: &Situation<'_>,
+    ) -> Result<IndexedItems, Outcome<'a>> {
+        let mut left_of_sale = limits.left_of_sale;
+        if left_of_sale == 0 {
+            return Err(Outcome::Limit { sku: Cow::Borrowed(b""), left: 0 });
+        }
+        let mut taken = IndexedItems::new();
+        for (at, &(sku, qty)) in wanted.iter().enumerate() {
+            let most = self.within_reach(request, sku).min(limits.left_of_sku(at)).min(left_of_sale);
+            let units = u64::from(qty).min(most);
+            left_of_sale -= units;
+            if units > 0 {
+                taken.push((sku, units as u32));
+            }
+        }
+        if !taken.is_empty() {
+            return Ok(taken);
+        }
+        Err(match (0..wanted.len()).find(|&at| limits.left_of_sku(at) == 0) {
+            Some(at) => Outcome::Limit { sku: Cow::Borrowed(request.items[at].sku), left: 0 },
+            None => self.shortage(wanted[0].0, request.items[0].sku, request, situation),
+        })
+    }
+
+    /// Units that the request may take: what is available, and what it replaces.
+    fn within_reach(&self, request: &Request<'_, '_>, sku: u16) -> u64 {
+        self.skus.get(sku).available + request.replaced_units(sku)
+    }
+
+    /// What the limits leave to the buyer.
+    fn limits(&self, request: &Request<'_, '_>, wanted: &IndexedItems, now_ms: u64) -> Limits {
+        let sale_limit = u64::from(self.settings.limit);
+        let limited = sale_limit > 0 || wanted.iter().any(|&(sku, _)| self.skus.get(sku).limit > 0);
+        if !limited {
+            return Limits { left_of_sale: u64::MAX, left_of_skus: SmallVec::new() };
+        }
+        let skus = wanted.iter().map(|&(sku, _)| sku);
+        let replaced = request.replaced.iter().flat_map(|(_, items)| items).map(|&(sku, _)| sku);
+        let skus: BTreeSet<u16> = skus.chain(replaced).collect();
+        let mut usage = self.buyers.usage(&self.holds, &self.extras, request.buyer, now_ms, skus.into_iter());
+        if let Some((_, items)) = &request.replaced {
+            usage.without(items);
+        }
+        let left = |limit: u32, used: u64| match limit {
+            0 => u64::MAX,
+            limit => u64::from(limit).saturating_sub(used),
+        };
+        Limits {
+            left_of_sale: left(self.settings.limit, usage.total.held + usage.total.sold),
+            left_of_skus: wanted.iter().map(|&(sku, _)| left(self.skus.get(sku).limit, usage.of_sku(sku))).collect(),
+        }
+    }
+
+    fn shortage<'a>(
+        &self,
+        sku: u16,
+        name: &'a [u8],
+        request: &Request<'_, '_>,
+        situation: &Situation<'_>,
+    ) -> Outcome<'a> {
+        let name = Cow::Borrowed(name);
+        let held_by_others = self.skus.get(sku).held - request.replaced_units(sku);
+        if held_by_others > 0
+            && let Some(next_ms) = self.next_deadline_of(sku, situation.now_ms)
+        {
+            return Outcome::AllHeld { sku: name, next_ms };
+        }
+        if self.shard.count > 1 && situation.elsewhere {
+            return Outcome::Empty { sku: name };
+        }
+        Outcome::SoldOut { sku: name }
+    }
+}

@@ -1,0 +1,209 @@
+//! What has become of effects: entries for the order stream, news for subscribers.
+
+use crate::sale::{Events, Sale};
+use smallvec::SmallVec;
+
+/// What an order stream entry tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A hold became an order.
+    Confirmed,
+    /// Units of an order came back.
+    Returned,
+    /// Units were set aside.
+    Held,
+    /// A hold was freed.
+    Released,
+    /// A hold met its deadline.
+    Expired,
+    /// Units were added or withdrawn.
+    Stocked,
+    /// Units left for another shard.
+    Granted,
+    /// Units arrived from another shard.
+    Accepted,
+}
+
+impl EntryKind {
+    /// The word in the entry's `type` field.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Confirmed => "confirmed",
+            Self::Returned => "returned",
+            Self::Held => "held",
+            Self::Released => "released",
+            Self::Expired => "expired",
+            Self::Stocked => "stocked",
+            Self::Granted => "granted",
+            Self::Accepted => "accepted",
+        }
+    }
+
+    /// Whether a stream of these events has such entries.
+    pub(crate) fn is_in(self, events: Events) -> bool {
+        matches!(self, Self::Confirmed | Self::Returned) || events == Events::All
+    }
+}
+
+/// The counters of a SKU after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Level {
+    pub available: u64,
+    pub held: u64,
+    pub sold: u64,
+}
+
+/// One entry of the order stream (the contract's section 5).
+#[derive(Clone, Debug)]
+pub struct Entry {
+    kind: EntryKind,
+    no: u64,
+    at_ms: u64,
+    slot: Option<u32>,
+    items: SmallVec<[(u16, u64); 2]>,
+    levels: SmallVec<[Level; 2]>,
+    /// Written where a hold's entry has META: the reason of a release, the other shard of a transfer.
+    note: Option<Box<[u8]>>,
+    /// Withdrawn instead of added.
+    negative: bool,
+}
+
+/// A SKU has sold out or has come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SkuChange {
+    index: u16,
+    /// Whether it is sold out now.
+    pub sold_out: bool,
+    /// Rises with every change.
+    pub version: u64,
+}
+
+/// What the effects of one command have brought about.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// For the order stream, in order.
+    pub entries: Vec<Entry>,
+    /// For the state channel, in order.
+    pub sku_changes: Vec<SkuChange>,
+    /// For keyspace notifications: what happened, each kind once.
+    pub kinds: SmallVec<[EntryKind; 2]>,
+    /// An effect did not fit the state, and was left out. Replicas that see this have diverged.
+    pub inconsistent: Option<&'static str>,
+}
+
+impl Facts {
+    /// Forgets everything but the memory.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.sku_changes.clear();
+        self.kinds.clear();
+        self.inconsistent = None;
+    }
+}
+
+/// What [`Sale::note`] is told of a step.
+pub(crate) struct Step<'a> {
+    pub kind: EntryKind,
+    pub at_ms: u64,
+    pub slot: Option<u32>,
+    pub items: &'a [(u16, u64)],
+    pub note: Option<&'a [u8]>,
+    pub negative: bool,
+}
+
+impl Sale {
+    /// Numbers a step and keeps what the stream must know of it.
+    pub(crate) fn note(&mut self, step: &Step<'_>, facts: &mut Facts) {
+        if !facts.kinds.contains(&step.kind) {
+            facts.kinds.push(step.kind);
+        }
+        if !step.kind.is_in(self.settings.events) {
+            return;
+        }
+        self.entry_no += 1;
+        if self.settings.events == Events::None {
+            return;
+        }
+        let level = |&(sku, _): &(u16, u64)| {
+            let sku = self.skus.get(sku);
+            Level { available: sku.available, held: sku.held, sold: sku.sold }
+        };
+        facts.entries.push(Entry {
+            kind: step.kind,
+            no: self.entry_no,
+            at_ms: step.at_ms,
+            slot: step.slot,
+            items: SmallVec::from_slice(step.items),
+            levels: step.items.iter().map(level).collect(),
+            note: step.note.map(Into::into),
+            negative: step.negative,
+        });
+    }
+}
+
+impl SkuChange {
+    pub(crate) fn new(index: u16, sold_out: bool, version: u64) -> Self {
+        Self { index, sold_out, version }
+    }
+
+    /// The SKU's name.
+    pub fn sku<'s>(&self, sale: &'s Sale) -> &'s [u8] {
+        &sale.skus.get(self.index).name
+    }
+}
+
+impl Entry {
+    /// Number of the entry in its shard's stream.
+    pub fn no(&self) -> u64 {
+        self.no
+    }
+
+    /// The stream id: the time, and the number to tell entries of one millisecond apart.
+    pub fn stream_id(&self, sale: &Sale) -> (u64, u64) {
+        (self.at_ms.max(sale.stream_floor_ms), self.no)
+    }
+
+    /// The entry's fields in their order. Lists by SKU are form-urlencoded (`sku=1&sku=2`): every language
+    /// reads that, whatever bytes a SKU has.
+    pub fn fields(&self, sale: &Sale) -> Vec<(&'static str, Vec<u8>)> {
+        let content = self.slot.map(|slot| sale.holds.content(slot));
+        let bytes = |part: Option<&[u8]>| part.unwrap_or_default().to_vec();
+        let sign = if self.negative { "-" } else { "" };
+        let items = self.items.iter().map(|&(sku, qty)| (sku, format!("{sign}{qty}")));
+        let levels = |pick: fn(&Level) -> u64| {
+            let values = self.items.iter().zip(&self.levels);
+            form(sale, values.map(|(&(sku, _), level)| (sku, pick(level).to_string())))
+        };
+        vec![
+            ("type", self.kind.word().into()),
+            ("no", self.no.to_string().into()),
+            ("hold", bytes(content.as_ref().map(|content| content.id))),
+            ("buyer", bytes(content.as_ref().map(|content| content.buyer))),
+            ("items", form(sale, items)),
+            ("ref", bytes(content.as_ref().and_then(|content| content.reference))),
+            ("meta", bytes(self.note.as_deref().or(content.as_ref().and_then(|content| content.meta)))),
+            ("at", self.at_ms.to_string().into()),
+            ("available", levels(|level| level.available)),
+            ("held", levels(|level| level.held)),
+            ("sold", levels(|level| level.sold)),
+        ]
+    }
+}
+
+fn form(sale: &Sale, values: impl Iterator<Item = (u16, String)>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(32);
+    for (sku, value) in values {
+        if !out.is_empty() {
+            out.push(b'&');
+        }
+        for &byte in &sale.skus.get(sku).name {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => out.push(byte),
+                _ => out.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            }
+        }
+        out.push(b'=');
+        out.extend_from_slice(value.as_bytes());
+    }
+    out
+}

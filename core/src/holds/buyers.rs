@@ -1,0 +1,278 @@
+//! What each buyer holds and has bought.
+//!
+//! Nearly every buyer of a rush has one hold. So a buyer with one hold is not stored at all: the index
+//! leads to the hold, which names its buyer. A second hold makes a record with sums.
+
+use super::index::Index;
+use super::record::{ItemList, State};
+use super::store::HoldStore;
+use crate::sale::Extra;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Marks an index entry that leads to a record instead of a hold.
+const RECORD_BIT: u32 = 1 << 31;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HeldSold {
+    pub held: u64,
+    pub sold: u64,
+}
+
+#[derive(Debug, Default)]
+struct Buyer {
+    name: Box<[u8]>,
+    total: HeldSold,
+    by_sku: BTreeMap<u16, HeldSold>,
+    /// Live holds with their deadlines, the earliest first.
+    live: BTreeSet<(u64, u32)>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Buyers {
+    index: Index,
+    records: Vec<Buyer>,
+    free: Vec<u32>,
+}
+
+/// Items of an order that have not been returned.
+pub(crate) fn kept_items(items: &ItemList, extra: Option<&Extra>) -> ItemList {
+    let mut kept = items.clone();
+    for refund in extra.iter().flat_map(|extra| &extra.returns) {
+        for &(sku, qty) in &refund.items {
+            if let Some(item) = kept.iter_mut().find(|item| item.0 == sku) {
+                item.1 -= qty;
+            }
+        }
+    }
+    kept
+}
+
+/// What one buyer has at one time, without holds that are due then.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    pub total: HeldSold,
+    /// How many live holds.
+    pub holds: u64,
+    by_sku: Vec<(u16, HeldSold)>,
+}
+
+impl Usage {
+    fn add(&mut self, items: &[(u16, u32)], held: bool) {
+        for &(sku, qty) in items {
+            let at = self.by_sku.iter().position(|(known, _)| *known == sku).unwrap_or_else(|| {
+                self.by_sku.push((sku, HeldSold::default()));
+                self.by_sku.len() - 1
+            });
+            for sums in [&mut self.by_sku[at].1, &mut self.total] {
+                *if held { &mut sums.held } else { &mut sums.sold } += u64::from(qty);
+            }
+        }
+    }
+
+    /// Leaves a live hold out.
+    pub fn without(&mut self, items: &[(u16, u32)]) {
+        for &(sku, qty) in items {
+            self.total.held -= u64::from(qty);
+            if let Some((_, sums)) = self.by_sku.iter_mut().find(|(known, _)| *known == sku) {
+                sums.held -= u64::from(qty);
+            }
+        }
+        self.holds -= 1;
+    }
+
+    /// Units of one SKU, held and sold.
+    pub fn of_sku(&self, sku: u16) -> u64 {
+        self.by_sku.iter().find(|(known, _)| *known == sku).map_or(0, |(_, sums)| sums.held + sums.sold)
+    }
+}
+
+impl Buyers {
+    /// How many buyers have anything held or sold.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    fn entry(&self, store: &HoldStore, name: &[u8]) -> Option<u32> {
+        self.index.find(store.hash(name), |entry| self.name_of(store, entry) == name)
+    }
+
+    fn name_of<'a>(&'a self, store: &'a HoldStore, entry: u32) -> &'a [u8] {
+        match entry & RECORD_BIT {
+            0 => store.buyer(entry),
+            _ => &self.records[(entry & !RECORD_BIT) as usize].name,
+        }
+    }
+
+    /// What the buyer has, as if everything due at `now_ms` were expired. `skus` are those of interest.
+    pub fn usage(
+        &self,
+        store: &HoldStore,
+        extras: &BTreeMap<u32, Box<Extra>>,
+        name: &[u8],
+        now_ms: u64,
+        skus: impl Iterator<Item = u16>,
+    ) -> Usage {
+        let mut usage = Usage::default();
+        match self.entry(store, name) {
+            None => {}
+            Some(slot) if slot & RECORD_BIT == 0 => {
+                let record = store.get(slot);
+                let items = store.items(slot);
+                if record.state == State::Confirmed {
+                    usage.add(&kept_items(&items, extras.get(&slot).map(Box::as_ref)), false);
+                } else if record.time_ms() > now_ms {
+                    usage.add(&items, true);
+                    usage.holds = 1;
+                }
+            }
+            Some(entry) => {
+                let buyer = &self.records[(entry & !RECORD_BIT) as usize];
+                usage.total = buyer.total;
+                usage.holds = buyer.live.len() as u64;
+                usage.by_sku = skus.map(|sku| (sku, buyer.by_sku.get(&sku).copied().unwrap_or_default())).collect();
+                for &(_, slot) in buyer.live.range(..=(now_ms, u32::MAX)) {
+                    usage.without(&store.items(slot));
+                }
+            }
+        }
+        usage
+    }
+
+    /// Holds of a buyer that are due, the earliest first.
+    pub fn due(&self, store: &HoldStore, name: &[u8], now_ms: u64, most: usize) -> Vec<u32> {
+        match self.entry(store, name) {
+            None => Vec::new(),
+            Some(slot) if slot & RECORD_BIT == 0 => {
+                let record = store.get(slot);
+                if record.state == State::Held && record.time_ms() <= now_ms { vec![slot] } else { Vec::new() }
+            }
+            Some(entry) => {
+                let buyer = &self.records[(entry & !RECORD_BIT) as usize];
+                buyer.live.range(..=(now_ms, u32::MAX)).take(most).map(|&(_, slot)| slot).collect()
+            }
+        }
+    }
+
+    /// Counts a hold or an order that has just been stored.
+    pub fn add(&mut self, store: &HoldStore, extras: &BTreeMap<u32, Box<Extra>>, slot: u32) {
+        let name = store.buyer(slot);
+        match self.entry(store, name) {
+            None => self.insert_entry(store, name, slot),
+            Some(entry) if entry & RECORD_BIT == 0 => {
+                let mut buyer = Buyer { name: name.into(), ..Buyer::default() };
+                buyer.count(store, extras, entry);
+                buyer.count(store, extras, slot);
+                let record = match self.free.pop() {
+                    Some(record) => {
+                        self.records[record as usize] = buyer;
+                        record
+                    }
+                    None => {
+                        self.records.push(buyer);
+                        self.records.len() as u32 - 1
+                    }
+                };
+                if let Some(found) = self.index.find_mut(store.hash(name), |candidate| candidate == entry) {
+                    *found = record | RECORD_BIT;
+                }
+            }
+            Some(entry) => self.records[(entry & !RECORD_BIT) as usize].count(store, extras, slot),
+        }
+    }
+
+    fn insert_entry(&mut self, store: &HoldStore, name: &[u8], entry: u32) {
+        let records = &self.records;
+        self.index.insert(store.hash(name), entry, |entry| hash_of(records, store, entry));
+    }
+
+    fn remove_entry(&mut self, store: &HoldStore, name: &[u8], entry: u32) {
+        let records = &self.records;
+        self.index.remove(store.hash(name), |found| found == entry, |entry| hash_of(records, store, entry));
+    }
+
+    /// Takes a live hold off its buyer: it has ended, or is about to be counted anew.
+    pub fn remove_held(&mut self, store: &HoldStore, slot: u32) {
+        let deadline = store.get(slot).time_ms();
+        self.take_off(store, slot, |buyer| {
+            buyer.live.remove(&(deadline, slot));
+            buyer.change(&store.items(slot), |sums| &mut sums.held);
+        });
+    }
+
+    /// Takes returned units off the buyer of an order; `all` if nothing of it is left.
+    pub fn remove_sold(&mut self, store: &HoldStore, slot: u32, items: &[(u16, u32)], all: bool) {
+        let name = store.buyer(slot);
+        if self.entry(store, name) == Some(slot) && !all {
+            return;
+        }
+        self.take_off(store, slot, |buyer| buyer.change(items, |sums| &mut sums.sold));
+    }
+
+    fn take_off(&mut self, store: &HoldStore, slot: u32, change: impl FnOnce(&mut Buyer)) {
+        let name = store.buyer(slot);
+        let Some(entry) = self.entry(store, name) else {
+            debug_assert!(false, "a counted hold has a buyer");
+            return;
+        };
+        if entry & RECORD_BIT == 0 {
+            debug_assert_eq!(entry, slot);
+            self.remove_entry(store, name, entry);
+            return;
+        }
+        let record = entry & !RECORD_BIT;
+        let buyer = &mut self.records[record as usize];
+        change(buyer);
+        if buyer.total == HeldSold::default() {
+            self.remove_entry(store, name, entry);
+            self.records[record as usize] = Buyer::default();
+            self.free.push(record);
+        }
+    }
+
+    /// Bytes of heap in use, nearly: trees do not tell.
+    pub fn heap_bytes(&self) -> usize {
+        const BYTES_PER_NODE: usize = 24;
+        let per_buyer = |buyer: &Buyer| buyer.name.len() + (buyer.by_sku.len() + buyer.live.len()) * BYTES_PER_NODE;
+        self.index.heap_bytes()
+            + self.records.capacity() * size_of::<Buyer>()
+            + self.records.iter().map(per_buyer).sum::<usize>()
+            + self.free.capacity() * 4
+    }
+}
+
+fn hash_of(records: &[Buyer], store: &HoldStore, entry: u32) -> u64 {
+    match entry & RECORD_BIT {
+        0 => store.hash(store.buyer(entry)),
+        _ => store.hash(&records[(entry & !RECORD_BIT) as usize].name),
+    }
+}
+
+impl Buyer {
+    fn count(&mut self, store: &HoldStore, extras: &BTreeMap<u32, Box<Extra>>, slot: u32) {
+        let record = store.get(slot);
+        let held = record.state == State::Held;
+        let mut items = store.items(slot);
+        if held {
+            self.live.insert((record.time_ms(), slot));
+        } else {
+            items = kept_items(&items, extras.get(&slot).map(Box::as_ref));
+        }
+        for (sku, qty) in items {
+            for sums in [self.by_sku.entry(sku).or_default(), &mut self.total] {
+                *if held { &mut sums.held } else { &mut sums.sold } += u64::from(qty);
+            }
+        }
+    }
+
+    fn change(&mut self, items: &[(u16, u32)], part: impl Fn(&mut HeldSold) -> &mut u64) {
+        for &(sku, qty) in items {
+            *part(&mut self.total) -= u64::from(qty);
+            if let Some(sums) = self.by_sku.get_mut(&sku) {
+                *part(sums) -= u64::from(qty);
+                if *sums == HeldSold::default() {
+                    self.by_sku.remove(&sku);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! What is kept of one hold.
+
+use super::NONE;
+use super::arena::BlobRef;
+use crate::wire::{Reader, put_bytes, put_varint};
+use smallvec::SmallVec;
+
+/// SKU indexes and units, in the order in which they were asked for.
+pub(crate) type ItemList = SmallVec<[(u16, u32); 2]>;
+
+/// Where a hold stands. A hold ends once: only `Held` is left for another state, but for a LATE confirm of
+/// an expired hold, which is decided like a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The slot is not in use.
+    Free,
+    Held,
+    Confirmed,
+    /// An order of which nothing is left; remembered like an ended hold.
+    Returned,
+    Released,
+    Expired,
+    /// Released before it was ever reserved: only the id is known.
+    Tombstone,
+}
+
+impl State {
+    /// Whether the hold stands in a queue of those that will be forgotten.
+    pub fn is_ended(self) -> bool {
+        matches!(self, Self::Returned | Self::Released | Self::Expired | Self::Tombstone)
+    }
+}
+
+/// The fixed part of a hold; its names, items and texts are in the arena.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub blob: BlobRef,
+    /// Neighbours in the list that the hold is in. An order is in none: here stands its number.
+    prev: u32,
+    next: u32,
+    /// Milliseconds from the hold's beginning to its deadline.
+    pub life_ms: u32,
+    time_low: u32,
+    time_high: u16,
+    pub state: State,
+    /// Whether [`crate::sale::Extra`] has more of it.
+    pub has_extra: bool,
+}
+
+impl Record {
+    pub fn new(blob: BlobRef, state: State) -> Self {
+        Self { blob, prev: NONE, next: NONE, life_ms: 0, time_low: 0, time_high: 0, state, has_extra: false }
+    }
+
+    /// While held and confirmed the deadline, afterwards when it ended; unix ms.
+    pub fn time_ms(&self) -> u64 {
+        u64::from(self.time_high) << 32 | u64::from(self.time_low)
+    }
+
+    pub fn set_time_ms(&mut self, ms: u64) {
+        debug_assert!(ms <= crate::bounds::MAX_TIME_MS * 2);
+        self.time_low = ms as u32;
+        self.time_high = (ms >> 32) as u16;
+    }
+
+    pub fn order_no(&self) -> u64 {
+        debug_assert_eq!(self.state, State::Confirmed);
+        u64::from(self.prev) << 32 | u64::from(self.next)
+    }
+
+    pub fn set_order_no(&mut self, no: u64) {
+        self.prev = (no >> 32) as u32;
+        self.next = no as u32;
+    }
+
+    pub fn links(&self) -> (u32, u32) {
+        (self.prev, self.next)
+    }
+
+    pub fn set_prev(&mut self, slot: u32) {
+        self.prev = slot;
+    }
+
+    pub fn set_next(&mut self, slot: u32) {
+        self.next = slot;
+    }
+
+    /// The record goes on as another one: what linked it is no more.
+    pub fn unlink(&mut self) {
+        self.prev = NONE;
+        self.next = NONE;
+    }
+}
+
+/// The variable part of a hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Content<'a> {
+    pub id: &'a [u8],
+    /// Empty for a tombstone.
+    pub buyer: &'a [u8],
+    pub items: ItemList,
+    pub meta: Option<&'a [u8]>,
+    pub reference: Option<&'a [u8]>,
+}
+
+const HAS_META: u8 = 1;
+const HAS_REF: u8 = 2;
+/// The number of items is in the upper bits of the flags.
+const ITEMS_SHIFT: u32 = 2;
+const MANY_ITEMS: u8 = 63;
+
+impl<'a> Content<'a> {
+    /// Layout: id length, buyer length, flags with the number of items, id, buyer, then items as varints,
+    /// META and REF.
+    pub fn encode(&self) -> (SmallVec<[u8; 3]>, SmallVec<[u8; 32]>) {
+        let inline_count = self.items.len().min(usize::from(MANY_ITEMS)) as u8;
+        let mut flags = inline_count << ITEMS_SHIFT;
+        let mut tail = SmallVec::new();
+        if inline_count == MANY_ITEMS {
+            put_varint(&mut tail, self.items.len() as u64);
+        }
+        for &(sku, qty) in &self.items {
+            put_varint(&mut tail, u64::from(sku));
+            put_varint(&mut tail, u64::from(qty));
+        }
+        if let Some(meta) = self.meta {
+            flags |= HAS_META;
+            put_bytes(&mut tail, meta);
+        }
+        if let Some(reference) = self.reference {
+            flags |= HAS_REF;
+            put_bytes(&mut tail, reference);
+        }
+        (SmallVec::from_slice(&[self.id.len() as u8, self.buyer.len() as u8, flags]), tail)
+    }
+
+    /// Reads what [`Content::encode`] has written, in this process: it cannot be malformed.
+    pub fn decode(blob: &'a [u8]) -> Self {
+        Self::try_decode(blob).unwrap_or(Self {
+            id: &[],
+            buyer: &[],
+            items: ItemList::new(),
+            meta: None,
+            reference: None,
+        })
+    }
+
+    fn try_decode(blob: &'a [u8]) -> Option<Self> {
+        let flags = *blob.get(2)?;
+        let id = Self::id_of(blob);
+        let buyer = Self::buyer_of(blob);
+        let mut reader = Reader::new(&blob[3 + id.len() + buyer.len()..]);
+        let inline_count = flags >> ITEMS_SHIFT;
+        let count = if inline_count == MANY_ITEMS { reader.varint().ok()? } else { u64::from(inline_count) };
+        let mut items = ItemList::new();
+        for _ in 0..count {
+            items.push((reader.varint().ok()? as u16, reader.varint().ok()? as u32));
+        }
+        let meta = if flags & HAS_META != 0 { Some(reader.bytes().ok()?) } else { None };
+        let reference = if flags & HAS_REF != 0 { Some(reader.bytes().ok()?) } else { None };
+        Some(Self { id, buyer, items, meta, reference })
+    }
+
+    /// The id alone, for the index.
+    pub fn id_of(blob: &[u8]) -> &[u8] {
+        &blob[3..3 + usize::from(blob[0])]
+    }
+
+    /// The buyer alone, for the index.
+    pub fn buyer_of(blob: &[u8]) -> &[u8] {
+        let start = 3 + usize::from(blob[0]);
+        &blob[start..start + usize::from(blob[1])]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_small() {
+        assert_eq!(size_of::<Record>(), 24);
+    }
+
+    #[test]
+    fn content_survives_its_encoding() {
+        let many: ItemList = (0..70).map(|n| (n as u16, n + 1)).collect();
+        for items in [ItemList::new(), many, ItemList::from_slice(&[(3, 2_000_000_000)])] {
+            let content = Content { id: b"id\0", buyer: &[0xff; 128], items, meta: Some(b""), reference: Some(b"r") };
+            let (head, tail) = content.encode();
+            let blob = [&head[..], content.id, content.buyer, &tail].concat();
+            assert_eq!(Content::decode(&blob), content);
+        }
+    }
+}

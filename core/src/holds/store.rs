@@ -1,0 +1,147 @@
+//! All holds of a sale, found by slot or by id.
+
+use super::arena::Arena;
+use super::index::Index;
+use super::record::{Content, ItemList, Record, State};
+use super::slab::Slab;
+use siphasher::sip::SipHasher13;
+
+#[derive(Debug)]
+pub(crate) struct HoldStore {
+    slab: Slab,
+    arena: Arena,
+    ids: Index,
+    hasher: SipHasher13,
+}
+
+/// A hold that is to be stored.
+pub(crate) struct NewHold<'a> {
+    pub content: Content<'a>,
+    pub state: State,
+    /// Deadline or end, see [`Record::time_ms`].
+    pub time_ms: u64,
+    pub life_ms: u32,
+}
+
+impl HoldStore {
+    pub fn new(seed: [u64; 2]) -> Self {
+        Self {
+            slab: Slab::default(),
+            arena: Arena::default(),
+            ids: Index::default(),
+            hasher: SipHasher13::new_with_keys(seed[0], seed[1]),
+        }
+    }
+
+    /// Keyed: whoever chooses ids cannot choose collisions.
+    pub fn hash(&self, name: &[u8]) -> u64 {
+        self.hasher.hash(name)
+    }
+
+    /// All remembered ids.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub fn find(&self, id: &[u8]) -> Option<u32> {
+        self.ids.find(self.hash(id), |slot| self.id(slot) == id)
+    }
+
+    pub fn get(&self, slot: u32) -> &Record {
+        self.slab.get(slot)
+    }
+
+    pub fn get_mut(&mut self, slot: u32) -> &mut Record {
+        self.slab.get_mut(slot)
+    }
+
+    pub fn id(&self, slot: u32) -> &[u8] {
+        Content::id_of(self.blob(slot))
+    }
+
+    pub fn buyer(&self, slot: u32) -> &[u8] {
+        Content::buyer_of(self.blob(slot))
+    }
+
+    pub fn content(&self, slot: u32) -> Content<'_> {
+        Content::decode(self.blob(slot))
+    }
+
+    pub fn items(&self, slot: u32) -> ItemList {
+        self.content(slot).items
+    }
+
+    fn blob(&self, slot: u32) -> &[u8] {
+        self.arena.get(self.slab.get(slot).blob)
+    }
+
+    /// Stores a hold whose id is not there yet.
+    pub fn insert(&mut self, hold: &NewHold<'_>) -> u32 {
+        debug_assert!(self.find(hold.content.id).is_none());
+        let (head, tail) = hold.content.encode();
+        let blob = self.arena.push(&[&head, hold.content.id, hold.content.buyer, &tail]);
+        let mut record = Record::new(blob, hold.state);
+        record.set_time_ms(hold.time_ms);
+        record.life_ms = hold.life_ms;
+        let slot = self.slab.insert(record);
+        let hash = self.hash(hold.content.id);
+        let (slab, arena, hasher) = (&self.slab, &self.arena, &self.hasher);
+        self.ids.insert(hash, slot, |slot| hasher.hash(Content::id_of(arena.get(slab.get(slot).blob))));
+        slot
+    }
+
+    /// Stores other items and another REF for a hold.
+    pub fn rewrite(&mut self, slot: u32, items: &ItemList, reference: Option<&[u8]>) {
+        let old = self.slab.get(slot).blob;
+        let bytes = self.arena.get(old).to_vec();
+        let mut content = Content::decode(&bytes);
+        content.items = items.clone();
+        content.reference = reference;
+        let (head, tail) = content.encode();
+        let blob = self.arena.push(&[&head, content.id, content.buyer, &tail]);
+        self.slab.get_mut(slot).blob = blob;
+        self.arena.free(old);
+        self.compact();
+    }
+
+    /// Forgets a hold that is in no list any more.
+    pub fn remove(&mut self, slot: u32) {
+        let hash = self.hash(self.id(slot));
+        let (slab, arena, hasher) = (&self.slab, &self.arena, &self.hasher);
+        self.ids.remove(
+            hash,
+            |candidate| candidate == slot,
+            |slot| hasher.hash(Content::id_of(arena.get(slab.get(slot).blob))),
+        );
+        let blob = self.slab.get(slot).blob;
+        self.slab.remove(slot);
+        self.arena.free(blob);
+        self.compact();
+    }
+
+    /// Moves the living entries of one sparse chunk; an entry lives if its id leads back to it.
+    fn compact(&mut self) {
+        let Some(entries) = self.arena.next_sparse() else { return };
+        for at in entries {
+            let hash = self.hash(Content::id_of(self.arena.get(at)));
+            if let Some(slot) = self.ids.find(hash, |slot| self.slab.get(slot).blob == at) {
+                self.slab.get_mut(slot).blob = self.arena.relocate(at);
+            }
+        }
+    }
+
+    /// One more than the highest slot in use.
+    pub fn end(&self) -> u32 {
+        self.slab.end()
+    }
+
+    /// Slots in use, in no order that means anything.
+    pub fn slots(&self) -> impl Iterator<Item = u32> {
+        (0..self.slab.end()).filter(|&slot| self.slab.get(slot).state != State::Free)
+    }
+
+    /// Bytes of heap in use.
+    pub fn heap_bytes(&self) -> usize {
+        self.slab.heap_bytes() + self.arena.heap_bytes() + self.ids.heap_bytes()
+    }
+}

@@ -1,0 +1,565 @@
+//! Words into commands. Every function takes the words after the key.
+
+use super::ParseError;
+use crate::bounds;
+use crate::command::{Accept, Change, Confirm, Grant, Item, Items, Order, Release, Reserve, Return, Stock};
+use crate::sale::{Events, Shard};
+
+type Words<'s, 'a> = &'s [&'a [u8]];
+type Parsed<T> = Result<T, ParseError>;
+
+/// The words of one command, read from the left.
+struct Args<'s, 'a> {
+    words: Words<'s, 'a>,
+}
+
+impl<'s, 'a> Args<'s, 'a> {
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (&first, rest) = self.words.split_first()?;
+        self.words = rest;
+        Some(first)
+    }
+
+    fn required(&mut self) -> Parsed<&'a [u8]> {
+        self.next().ok_or(ParseError::Arity)
+    }
+
+    fn name(&mut self, what: &'static str) -> Parsed<&'a [u8]> {
+        checked_name(self.required()?, what)
+    }
+
+    fn number(&mut self, what: &'static str, min: i64, max: i64) -> Parsed<i64> {
+        integer(self.required()?, what, min, max)
+    }
+
+    fn end(&self) -> Parsed<()> {
+        match self.words.first() {
+            None => Ok(()),
+            Some(word) => Err(ParseError::UnknownOption((*word).into())),
+        }
+    }
+
+    fn value_of(&mut self, what: &'static str) -> Parsed<&'a [u8]> {
+        self.next().ok_or(ParseError::NoValue(what))
+    }
+
+    fn number_of(&mut self, what: &'static str, min: u64, max: u64, into: &mut Option<u64>) -> Parsed<()> {
+        let value = integer(self.value_of(what)?, what, min as i64, max as i64)?;
+        once(what, into, value as u64)
+    }
+
+    fn small_of(&mut self, what: &'static str, min: u32, into: &mut Option<u32>) -> Parsed<()> {
+        let max = i64::from(bounds::MAX_QUANTITY);
+        let value = integer(self.value_of(what)?, what, min.into(), max)?;
+        once(what, into, value as u32)
+    }
+
+    fn name_of(&mut self, what: &'static str, into: &mut Option<&'a [u8]>) -> Parsed<()> {
+        let value = checked_name(self.value_of(what)?, what)?;
+        once(what, into, value)
+    }
+
+    fn text_of(&mut self, what: &'static str, max: usize, into: &mut Option<&'a [u8]>) -> Parsed<()> {
+        let value = self.value_of(what)?;
+        if value.len() > max {
+            return Err(ParseError::Text { what, len: value.len(), max });
+        }
+        once(what, into, value)
+    }
+
+    fn meta(&mut self, into: &mut Option<&'a [u8]>) -> Parsed<()> {
+        self.text_of("META", bounds::MAX_META_BYTES, into)
+    }
+
+    fn reference(&mut self, into: &mut Option<&'a [u8]>) -> Parsed<()> {
+        self.text_of("REF", bounds::MAX_REF_BYTES, into)
+    }
+
+    /// All that is left: `sku qty` pairs, equal SKUs added up.
+    fn items(&mut self, min: u32) -> Parsed<Items<'a>> {
+        let words = std::mem::take(&mut self.words);
+        if words.is_empty() || !words.len().is_multiple_of(2) {
+            return Err(ParseError::Groups { what: "ITEMS", form: "sku qty", words: words.len() });
+        }
+        let mut items = Items::new();
+        for pair in words.chunks_exact(2) {
+            let sku = checked_name(pair[0], "SKU")?;
+            let qty = integer(pair[1], "qty", min.into(), bounds::MAX_QUANTITY.into())? as u32;
+            match items.iter().position(|item: &Item<'_>| item.sku == sku) {
+                Some(at) => {
+                    let known = &mut items[at];
+                    let sum = known.qty.checked_add(qty).filter(|&sum| sum <= bounds::MAX_QUANTITY);
+                    known.qty = sum.ok_or_else(|| ParseError::Sum(sku.into()))?;
+                }
+                None if items.len() == bounds::MAX_ITEMS => return Err(ParseError::TooManyItems),
+                None => items.push(Item { sku, qty }),
+            }
+        }
+        Ok(items)
+    }
+}
+
+fn once<T>(what: &'static str, into: &mut Option<T>, value: T) -> Parsed<()> {
+    match into.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(ParseError::Twice(what)),
+    }
+}
+
+fn flag(what: &'static str, into: &mut bool) -> Parsed<()> {
+    if std::mem::replace(into, true) { Err(ParseError::Twice(what)) } else { Ok(()) }
+}
+
+fn is(word: &[u8], option: &str) -> bool {
+    word.eq_ignore_ascii_case(option.as_bytes())
+}
+
+fn unknown<T>(word: &[u8]) -> Parsed<T> {
+    Err(ParseError::UnknownOption(word.into()))
+}
+
+fn checked_name<'a>(word: &'a [u8], what: &'static str) -> Parsed<&'a [u8]> {
+    if word.is_empty() || word.len() > bounds::MAX_NAME_BYTES {
+        return Err(ParseError::Name { what, len: word.len() });
+    }
+    Ok(word)
+}
+
+/// A decimal integer as Redis takes it: an optional minus, digits, no leading zero, nothing else.
+fn integer(word: &[u8], what: &'static str, min: i64, max: i64) -> Parsed<i64> {
+    let refused = || ParseError::Number { what, given: word.into(), min, max };
+    let digits = word.strip_prefix(b"-").unwrap_or(word);
+    if digits.is_empty() || digits.len() > 19 || digits[0] == b'0' && word.len() > 1 {
+        return Err(refused());
+    }
+    let mut value: i64 = 0;
+    for &digit in digits {
+        if !digit.is_ascii_digit() {
+            return Err(refused());
+        }
+        let sum = value.checked_mul(10).and_then(|value| value.checked_add(i64::from(digit - b'0')));
+        value = sum.ok_or_else(refused)?;
+    }
+    if digits.len() < word.len() {
+        value = -value;
+    }
+    if (min..=max).contains(&value) { Ok(value) } else { Err(refused()) }
+}
+
+/// A hold's id: `*` asks for one to be made.
+fn hold_id<'a>(args: &mut Args<'_, 'a>) -> Parsed<Option<&'a [u8]>> {
+    let id = args.name("id")?;
+    Ok((id != b"*").then_some(id))
+}
+
+/// What CREATE asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Create<'a> {
+    /// Settings.
+    pub change: Change,
+    /// Which part of the sale; a sale in one key if it is not given.
+    pub shard: Option<Shard>,
+    /// First stock; a quantity may be 0.
+    pub items: Items<'a>,
+}
+
+/// `[LIMIT n] [HOLD ms] ... [SHARD i n] [ITEMS sku qty [sku qty ...]]`
+pub fn create<'a>(words: Words<'_, 'a>) -> Parsed<Create<'a>> {
+    let mut args = Args { words };
+    let mut create = Create::default();
+    while let Some(word) = args.next() {
+        if is(word, "ITEMS") {
+            create.items = args.items(0)?;
+        } else if is(word, "SHARD") {
+            let index = integer(args.value_of("SHARD")?, "SHARD i", 0, bounds::MAX_SHARDS.into())? as u32;
+            let count = integer(args.value_of("SHARD")?, "SHARD n", 1, bounds::MAX_SHARDS.into())? as u32;
+            if index >= count {
+                return Err(ParseError::Shard { index, count });
+            }
+            once("SHARD", &mut create.shard, Shard { index, count })?;
+        } else {
+            setting(word, &mut args, &mut create.change)?;
+        }
+    }
+    Ok(create)
+}
+
+/// The options of CREATE but SHARD and ITEMS.
+pub fn alter(words: Words<'_, '_>) -> Parsed<Change> {
+    let mut args = Args { words };
+    let mut change = Change::default();
+    while let Some(word) = args.next() {
+        setting(word, &mut args, &mut change)?;
+    }
+    Ok(change)
+}
+
+fn setting(word: &[u8], args: &mut Args<'_, '_>, change: &mut Change) -> Parsed<()> {
+    if is(word, "LIMIT") {
+        args.small_of("LIMIT", 0, &mut change.limit)
+    } else if is(word, "HOLD") {
+        args.number_of("HOLD", 1, bounds::MAX_HOLD_MS, &mut change.hold_ms)
+    } else if is(word, "MAXHOLD") {
+        args.number_of("MAXHOLD", 1, bounds::MAX_HOLD_MS, &mut change.maxhold_ms)
+    } else if is(word, "OPENS") {
+        args.number_of("OPENS", 0, bounds::MAX_TIME_MS, &mut change.opens_at)
+    } else if is(word, "CLOSES") {
+        args.number_of("CLOSES", 0, bounds::MAX_TIME_MS, &mut change.closes_at)
+    } else if is(word, "RETAIN") {
+        args.number_of("RETAIN", 0, bounds::MAX_RETAIN_MS, &mut change.retain_ms)
+    } else if is(word, "BACKLOG") {
+        args.number_of("BACKLOG", 1, bounds::MAX_QUANTITY.into(), &mut change.backlog)
+    } else if is(word, "EVENTS") {
+        let given = args.value_of("EVENTS")?;
+        let choices = [("ORDERS", Events::Orders), ("ALL", Events::All), ("NONE", Events::None)];
+        match choices.iter().find(|(name, _)| is(given, name)) {
+            Some(&(_, events)) => once("EVENTS", &mut change.events, events),
+            None => Err(ParseError::Choice { what: "EVENTS", given: given.into(), allowed: "ORDERS, ALL, NONE" }),
+        }
+    } else {
+        unknown(word)
+    }
+}
+
+/// `sku delta [ID alloc-id] [LIMIT n]`
+pub fn stock<'a>(words: Words<'_, 'a>) -> Parsed<Stock<'a>> {
+    let mut args = Args { words };
+    let most = i64::from(bounds::MAX_QUANTITY);
+    let mut stock =
+        Stock { sku: args.name("SKU")?, delta: args.number("delta", -most, most)?, alloc_id: None, limit: None };
+    while let Some(word) = args.next() {
+        if is(word, "ID") {
+            args.name_of("ID", &mut stock.alloc_id)?;
+        } else if is(word, "LIMIT") {
+            args.small_of("LIMIT", 0, &mut stock.limit)?;
+        } else {
+            return unknown(word);
+        }
+    }
+    Ok(stock)
+}
+
+/// What RESERVE asks for: a request, and how long the client would wait for it.
+#[derive(Clone, Debug)]
+pub struct ReserveCall<'a> {
+    /// The request.
+    pub reserve: Reserve<'a>,
+    /// BLOCK in ms; 0 waits for ever.
+    pub block_ms: Option<u64>,
+}
+
+/// `id buyer [TTL ms] [UPTO] [REPLACE hold-id] [NOTAFTER unix-ms] [BLOCK ms] [META text] ITEMS sku qty ...`
+pub fn reserve<'a>(words: Words<'_, 'a>) -> Parsed<ReserveCall<'a>> {
+    let mut args = Args { words };
+    let mut reserve = Reserve {
+        id: hold_id(&mut args)?,
+        buyer: args.name("buyer")?,
+        ttl_ms: None,
+        up_to: false,
+        replace: None,
+        not_after: None,
+        meta: None,
+        items: Items::new(),
+    };
+    let mut block_ms = None;
+    while let Some(word) = args.next() {
+        if is(word, "ITEMS") {
+            reserve.items = args.items(1)?;
+        } else if is(word, "TTL") {
+            args.number_of("TTL", 1, bounds::MAX_HOLD_MS, &mut reserve.ttl_ms)?;
+        } else if is(word, "UPTO") {
+            flag("UPTO", &mut reserve.up_to)?;
+        } else if is(word, "REPLACE") {
+            args.name_of("REPLACE", &mut reserve.replace)?;
+        } else if is(word, "NOTAFTER") {
+            args.number_of("NOTAFTER", 0, bounds::MAX_TIME_MS, &mut reserve.not_after)?;
+        } else if is(word, "BLOCK") {
+            args.number_of("BLOCK", 0, bounds::MAX_HOLD_MS, &mut block_ms)?;
+        } else if is(word, "META") {
+            args.meta(&mut reserve.meta)?;
+        } else {
+            return unknown(word);
+        }
+    }
+    if reserve.items.is_empty() {
+        return Err(ParseError::Groups { what: "ITEMS", form: "sku qty", words: 0 });
+    }
+    Ok(ReserveCall { reserve, block_ms })
+}
+
+/// `[TTL ms] [NOTAFTER unix-ms] HOLDS id buyer sku qty [id buyer sku qty ...]`
+pub fn mreserve<'a>(words: Words<'_, 'a>) -> Parsed<Vec<Reserve<'a>>> {
+    const FORM: &str = "id buyer sku qty";
+    let mut args = Args { words };
+    let (mut ttl_ms, mut not_after) = (None, None);
+    while let Some(word) = args.next() {
+        if is(word, "TTL") {
+            args.number_of("TTL", 1, bounds::MAX_HOLD_MS, &mut ttl_ms)?;
+        } else if is(word, "NOTAFTER") {
+            args.number_of("NOTAFTER", 0, bounds::MAX_TIME_MS, &mut not_after)?;
+        } else if is(word, "HOLDS") {
+            break;
+        } else {
+            return unknown(word);
+        }
+    }
+    if args.words.is_empty() || !args.words.len().is_multiple_of(4) {
+        return Err(ParseError::Groups { what: "HOLDS", form: FORM, words: args.words.len() });
+    }
+    let groups = args.words.chunks_exact(4);
+    groups
+        .map(|group| {
+            let mut args = Args { words: group };
+            Ok(Reserve {
+                id: hold_id(&mut args)?,
+                buyer: args.name("buyer")?,
+                items: args.items(1)?,
+                ttl_ms,
+                not_after,
+                up_to: false,
+                replace: None,
+                meta: None,
+            })
+        })
+        .collect()
+}
+
+/// `id buyer [REF text] [META text] ITEMS sku qty ...`
+pub fn order<'a>(words: Words<'_, 'a>) -> Parsed<Order<'a>> {
+    let mut args = Args { words };
+    let (id, buyer) = (hold_id(&mut args)?, args.name("buyer")?);
+    let mut order = Order { id, buyer, reference: None, meta: None, items: Items::new() };
+    while let Some(word) = args.next() {
+        if is(word, "ITEMS") {
+            order.items = args.items(1)?;
+        } else if is(word, "REF") {
+            args.reference(&mut order.reference)?;
+        } else if is(word, "META") {
+            args.meta(&mut order.meta)?;
+        } else {
+            return unknown(word);
+        }
+    }
+    if order.items.is_empty() {
+        return Err(ParseError::Groups { what: "ITEMS", form: "sku qty", words: 0 });
+    }
+    Ok(order)
+}
+
+/// `id [REF text] [LATE] [ITEMS sku qty ...]`
+pub fn confirm<'a>(words: Words<'_, 'a>) -> Parsed<Confirm<'a>> {
+    let mut args = Args { words };
+    let mut confirm = Confirm { id: args.name("id")?, reference: None, late: false, items: Items::new() };
+    while let Some(word) = args.next() {
+        if is(word, "REF") {
+            args.reference(&mut confirm.reference)?;
+        } else if is(word, "LATE") {
+            flag("LATE", &mut confirm.late)?;
+        } else if is(word, "ITEMS") {
+            confirm.items = args.items(1)?;
+        } else {
+            return unknown(word);
+        }
+    }
+    Ok(confirm)
+}
+
+/// `id [REASON text]`
+pub fn release<'a>(words: Words<'_, 'a>) -> Parsed<Release<'a>> {
+    let mut args = Args { words };
+    let mut release = Release { id: args.name("id")?, reason: None };
+    while let Some(word) = args.next() {
+        if !is(word, "REASON") {
+            return unknown(word);
+        }
+        args.text_of("REASON", bounds::MAX_REF_BYTES, &mut release.reason)?;
+    }
+    Ok(release)
+}
+
+/// `id ms`
+pub fn extend<'a>(words: Words<'_, 'a>) -> Parsed<(&'a [u8], u64)> {
+    let mut args = Args { words };
+    let id = args.name("id")?;
+    let ms = args.number("ms", 1, bounds::MAX_HOLD_MS as i64)? as u64;
+    args.end()?;
+    Ok((id, ms))
+}
+
+/// `id return-id [ITEMS sku qty ...]`
+pub fn returned<'a>(words: Words<'_, 'a>) -> Parsed<Return<'a>> {
+    let mut args = Args { words };
+    let (id, return_id) = (args.name("id")?, args.name("return-id")?);
+    let items = match args.next() {
+        None => Items::new(),
+        Some(word) if is(word, "ITEMS") => args.items(1)?,
+        Some(word) => return unknown(word),
+    };
+    Ok(Return { id, return_id, items })
+}
+
+/// How many due holds EXPIRE ends at most if it is not told.
+pub const DEFAULT_EXPIRE_COUNT: usize = 1_000;
+
+/// `[COUNT n]`
+pub fn expire(words: Words<'_, '_>) -> Parsed<usize> {
+    let mut args = Args { words };
+    let mut count = None;
+    while let Some(word) = args.next() {
+        if !is(word, "COUNT") {
+            return unknown(word);
+        }
+        args.small_of("COUNT", 1, &mut count)?;
+    }
+    Ok(count.map_or(DEFAULT_EXPIRE_COUNT, |count| count as usize))
+}
+
+/// `sku qty TO j [AFTER t]`
+pub fn grant<'a>(words: Words<'_, 'a>) -> Parsed<Grant<'a>> {
+    let mut args = Args { words };
+    let sku = args.name("SKU")?;
+    let qty = args.number("qty", 1, bounds::MAX_QUANTITY.into())? as u32;
+    let (mut to, mut after) = (None, None);
+    while let Some(word) = args.next() {
+        if is(word, "TO") {
+            args.small_of("TO", 0, &mut to)?;
+        } else if is(word, "AFTER") {
+            args.number_of("AFTER", 0, bounds::MAX_STOCKED, &mut after)?;
+        } else {
+            return unknown(word);
+        }
+    }
+    Ok(Grant { sku, qty, to: to.ok_or(ParseError::Arity)?, after })
+}
+
+/// `sku FROM i TOTAL t`
+pub fn accept<'a>(words: Words<'_, 'a>) -> Parsed<Accept<'a>> {
+    let mut args = Args { words };
+    let sku = args.name("SKU")?;
+    let (mut from, mut total) = (None, None);
+    while let Some(word) = args.next() {
+        if is(word, "FROM") {
+            args.small_of("FROM", 0, &mut from)?;
+        } else if is(word, "TOTAL") {
+            args.number_of("TOTAL", 0, bounds::MAX_STOCKED, &mut total)?;
+        } else {
+            return unknown(word);
+        }
+    }
+    Ok(Accept { sku, from: from.ok_or(ParseError::Arity)?, total: total.ok_or(ParseError::Arity)? })
+}
+
+/// Which holds HOLDS lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldsQuery {
+    /// Where to go on; 0 at first.
+    pub cursor: u64,
+    /// Only those in this state.
+    pub state: Option<&'static str>,
+    /// How many to look at.
+    pub count: usize,
+}
+
+/// `cursor [STATE s] [COUNT n]`
+pub fn holds(words: Words<'_, '_>) -> Parsed<HoldsQuery> {
+    const STATES: [&str; 4] = ["held", "confirmed", "released", "expired"];
+    let mut args = Args { words };
+    let cursor = args.number("cursor", 0, u32::MAX.into())? as u64;
+    let (mut state, mut count) = (None, None);
+    while let Some(word) = args.next() {
+        if is(word, "STATE") {
+            let given = args.value_of("STATE")?;
+            match STATES.into_iter().find(|name| is(given, name)) {
+                Some(name) => once("STATE", &mut state, name)?,
+                None => {
+                    let allowed = "held, confirmed, released, expired";
+                    return Err(ParseError::Choice { what: "STATE", given: given.into(), allowed });
+                }
+            }
+        } else if is(word, "COUNT") {
+            args.small_of("COUNT", 1, &mut count)?;
+        } else {
+            return unknown(word);
+        }
+    }
+    Ok(HoldsQuery { cursor, state, count: count.map_or(100, |count| count as usize) })
+}
+
+/// One name and nothing else: HOLD's id, BUYER's buyer.
+pub fn single_name<'a>(words: Words<'_, 'a>, what: &'static str) -> Parsed<&'a [u8]> {
+    let mut args = Args { words };
+    let name = args.name(what)?;
+    args.end()?;
+    Ok(name)
+}
+
+/// Nothing: PAUSE, RESUME, CLOSE, INFO, AUDIT.
+pub fn nothing(words: Words<'_, '_>) -> Parsed<()> {
+    Args { words }.end()
+}
+
+/// `n`: how many shards.
+pub fn shard_count(words: Words<'_, '_>) -> Parsed<u32> {
+    let mut args = Args { words };
+    let count = args.number("n", 1, bounds::MAX_SHARDS.into())? as u32;
+    args.end()?;
+    Ok(count)
+}
+
+/// `n buyer`
+pub fn route<'a>(words: Words<'_, 'a>) -> Parsed<(u32, &'a [u8])> {
+    let mut args = Args { words };
+    let count = args.number("n", 1, bounds::MAX_SHARDS.into())? as u32;
+    let buyer = args.name("buyer")?;
+    args.end()?;
+    Ok((count, buyer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<&[u8]> {
+        line.split(' ').filter(|word| !word.is_empty()).map(str::as_bytes).collect()
+    }
+
+    #[test]
+    fn options_come_in_any_order_and_case() {
+        let line = words("h1 ada ttl 5 Upto META x notafter 9 replace h0 block 0 items tee 1 mug 2 tee 3");
+        let call = reserve(&line).unwrap();
+        assert_eq!(call.reserve.items.as_slice(), [Item { sku: b"tee", qty: 4 }, Item { sku: b"mug", qty: 2 }]);
+        assert_eq!((call.reserve.ttl_ms, call.block_ms), (Some(5), Some(0)));
+        assert!(call.reserve.up_to && call.reserve.replace == Some(b"h0"));
+        assert_eq!(reserve(&words("* ada ITEMS tee 1")).unwrap().reserve.id, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_value() {
+        let error = |line: &str| reserve(&words(line)).unwrap_err().to_string();
+        assert_eq!(error("h"), "wrong number of arguments");
+        assert_eq!(error("h ada TTL 0 ITEMS t 1"), "TTL '0' is not an integer in 1..2147483647");
+        assert_eq!(error("h ada TTL 1x ITEMS t 1"), "TTL '1x' is not an integer in 1..2147483647");
+        assert_eq!(error("h ada ITEMS t 2147483648"), "qty '2147483648' is not an integer in 1..2147483647");
+        assert_eq!(error("h ada ITEMS t 2147483647 t 1"), "the quantities of SKU 't' add up to more than 2147483647");
+        assert_eq!(
+            error("h ada ITEMS t"),
+            "ITEMS takes groups of 'sku qty' up to the end: 1 words are no whole groups"
+        );
+        assert_eq!(error("h ada UPTO"), "ITEMS needs at least one 'sku qty'");
+        assert_eq!(error("h ada UPTO UPTO ITEMS t 1"), "UPTO is given twice");
+        assert_eq!(error("h ada TTL"), "TTL needs a value after it");
+        assert_eq!(error("h ada NOW ITEMS t 1"), "unknown option 'NOW'");
+        let long = "x".repeat(129);
+        assert_eq!(error(&format!("{long} ada ITEMS t 1")), "id is 129 bytes long: give 1..128 bytes");
+    }
+
+    #[test]
+    fn integers_are_those_of_redis() {
+        for good in ["0", "7", "-7", "9223372036854775807"] {
+            assert!(integer(good.as_bytes(), "n", i64::MIN, i64::MAX).is_ok(), "{good}");
+        }
+        for bad in ["", "-", "+1", "01", "-0", "1 ", "1.0", "0x1", "9223372036854775808", "१"] {
+            assert!(integer(bad.as_bytes(), "n", i64::MIN, i64::MAX).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Looking at a sale: INFO, HOLD, BUYER, HOLDS.
+//!
+//! What is due at the time of looking is shown as expired, whether or not a sweep ran.
+
+use crate::holds::{QueueName, State, same_tick};
+use crate::sale::{Sale, Transfer};
+
+/// The counters of one SKU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SkuView<'s> {
+    /// Its name.
+    pub name: &'s [u8],
+    /// Units added less units withdrawn.
+    pub stocked: u64,
+    /// Units free to be reserved.
+    pub available: u64,
+    /// Units set aside.
+    pub held: u64,
+    /// Units in orders.
+    pub sold: u64,
+    /// Units that left for other shards.
+    pub granted: u64,
+    /// Units that arrived from other shards.
+    pub accepted: u64,
+    /// Units a buyer may have; 0 = no limit.
+    pub limit: u32,
+    /// Version of the sold-out state that subscribers were last told.
+    pub version: u64,
+}
+
+/// One hold, order, or remembered id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldView<'s> {
+    /// Its id.
+    pub id: &'s [u8],
+    /// For whom; empty for an id that was only released.
+    pub buyer: &'s [u8],
+    /// `held`, `confirmed`, `released` or `expired`.
+    pub state: &'static str,
+    /// SKUs and units; of an order those not returned.
+    pub items: Vec<(&'s [u8], u32)>,
+    /// When it began, unix ms; 0 where that is no longer known.
+    pub began: u64,
+    /// The deadline, or when it ended, unix ms.
+    pub deadline: u64,
+    /// The order's number; 0 if it is none.
+    pub order_no: u64,
+    /// The shop's reference.
+    pub reference: Option<&'s [u8]>,
+    /// The caller's text.
+    pub meta: Option<&'s [u8]>,
+}
+
+/// What one buyer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BuyerView {
+    /// Units set aside.
+    pub held: u64,
+    /// Units bought and not returned.
+    pub sold: u64,
+    /// Live holds.
+    pub holds: u64,
+}
+
+/// Figures of the whole sale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SaleView {
+    /// `pending`, `open`, `paused` or `closed`.
+    pub state: &'static str,
+    /// Live holds.
+    pub holds: u64,
+    /// Orders ever confirmed.
+    pub orders: u64,
+    /// Buyers with anything held or bought.
+    pub buyers: u64,
+    /// The next deadline, unix ms; 0 if there is none.
+    pub next_deadline: u64,
+    /// How late the oldest due hold is, in ms: how far sweeping lags.
+    pub expiry_lag_ms: u64,
+    /// Ended ids that are still remembered.
+    pub remembered: u64,
+}
+
+impl Sale {
+    /// Figures of the whole sale at a time.
+    pub fn view(&self, now_ms: u64) -> SaleView {
+        let now_ms = self.now(now_ms);
+        let state = if self.is_closed(now_ms) {
+            "closed"
+        } else if now_ms < self.settings.opens_at {
+            "pending"
+        } else if self.paused {
+            "paused"
+        } else {
+            "open"
+        };
+        let earliest = self.deadlines.earliest(&self.holds);
+        SaleView {
+            state,
+            holds: self.live_holds,
+            orders: self.orders,
+            buyers: self.buyers.len() as u64,
+            next_deadline: earliest.unwrap_or(0),
+            expiry_lag_ms: earliest.map_or(0, |deadline| now_ms.saturating_sub(deadline)),
+            remembered: (self.ended.len() + self.tombstones.len()) as u64,
+        }
+    }
+
+    /// Counters of every SKU at a time, in the order in which they were first stocked.
+    pub fn sku_views(&self, now_ms: u64) -> impl Iterator<Item = SkuView<'_>> {
+        let now_ms = self.now(now_ms);
+        (0..self.skus.len() as u16).map(move |index| {
+            let sku = self.skus.get(index);
+            let due = self.due_units_of(index, now_ms);
+            SkuView {
+                name: &sku.name,
+                stocked: sku.stocked,
+                available: sku.available + due,
+                held: sku.held - due,
+                sold: sku.sold,
+                granted: sku.granted,
+                accepted: sku.accepted,
+                limit: sku.limit,
+                version: sku.version,
+            }
+        })
+    }
+
+    /// Number of the latest order stream entry.
+    pub fn entries(&self) -> u64 {
+        self.entry_no
+    }
+
+    /// A hold by its id.
+    pub fn hold_view(&self, id: &[u8], now_ms: u64) -> Option<HoldView<'_>> {
+        let now_ms = self.now(now_ms);
+        Some(self.view_of(self.known(id, now_ms)?, now_ms))
+    }
+
+    /// Holds from a cursor on: at most `count` slots are looked at. The next cursor is 0 at the end.
+    pub fn hold_views(&self, cursor: u64, count: usize, now_ms: u64) -> (u64, Vec<HoldView<'_>>) {
+        let now_ms = self.now(now_ms);
+        let start = u32::try_from(cursor).unwrap_or(u32::MAX).min(self.holds.end());
+        let end = self.holds.end().min(start.saturating_add(u32::try_from(count).unwrap_or(u32::MAX)));
+        let in_use = |&slot: &u32| {
+            let record = self.holds.get(slot);
+            record.state != State::Free && !(record.state.is_ended() && self.is_old(record.time_ms(), now_ms))
+        };
+        let views = (start..end).filter(in_use).map(|slot| self.view_of(slot, now_ms)).collect();
+        (if end == self.holds.end() { 0 } else { end.into() }, views)
+    }
+
+    /// What a buyer has.
+    pub fn buyer_view(&self, buyer: &[u8], now_ms: u64) -> BuyerView {
+        let usage = self.buyers.usage(&self.holds, &self.extras, buyer, self.now(now_ms), std::iter::empty());
+        BuyerView { held: usage.total.held, sold: usage.total.sold, holds: usage.holds }
+    }
+
+    /// Bytes of heap in use, without what the allocator adds.
+    pub fn heap_bytes(&self) -> usize {
+        let names = self.skus.iter().map(|sku| sku.name.len() * 2 + size_of::<crate::sale::Sku>() + 32);
+        let allocations = self.allocations.keys().map(|id| id.len() + 48);
+        let extras = self.extras.values().map(|extra| 96 + extra.returns.len() * 96);
+        self.holds.heap_bytes()
+            + self.buyers.heap_bytes()
+            + self.deadlines.heap_bytes()
+            + names.chain(allocations).chain(extras).sum::<usize>()
+            + self.transfers.len() * (size_of::<Transfer>() + 16)
+    }
+
+    fn view_of(&self, slot: u32, now_ms: u64) -> HoldView<'_> {
+        let record = self.holds.get(slot);
+        let content = self.holds.content(slot);
+        let state = match record.state {
+            State::Held if record.time_ms() <= now_ms => "expired",
+            State::Held => "held",
+            State::Confirmed | State::Returned => "confirmed",
+            State::Released | State::Tombstone => "released",
+            State::Expired | State::Free => "expired",
+        };
+        let items = match record.state {
+            State::Confirmed | State::Returned => {
+                crate::holds::kept_items(&content.items, self.extras.get(&slot).map(Box::as_ref))
+            }
+            _ => content.items.clone(),
+        };
+        let order = matches!(record.state, State::Confirmed | State::Returned);
+        HoldView {
+            id: content.id,
+            buyer: content.buyer,
+            state,
+            items: items.iter().map(|&(sku, qty)| (&*self.skus.get(sku).name, qty)).collect(),
+            began: if record.state.is_ended() { 0 } else { record.time_ms() - u64::from(record.life_ms) },
+            deadline: record.time_ms(),
+            order_no: if order { self.order_no(slot) } else { 0 },
+            reference: content.reference,
+            meta: content.meta,
+        }
+    }
+
+    /// Units of a SKU in holds that are due but not yet ended.
+    pub(crate) fn due_units_of(&self, index: u16, now_ms: u64) -> u64 {
+        if self.deadlines.none_due(now_ms) {
+            return 0;
+        }
+        let bundles = self.deadlines.due(&self.holds, QueueName::Bundles, now_ms);
+        let in_bundle = |slot| {
+            let items = self.holds.items(slot);
+            items.iter().find(|item| item.0 == index).map_or(0, |item| u64::from(item.1))
+        };
+        self.deadlines.due_units(&self.holds, index, now_ms) + bundles.map(in_bundle).sum::<u64>()
+    }
+
+    /// The earliest deadline of a live hold of a SKU.
+    pub(crate) fn next_deadline_of(&self, index: u16, now_ms: u64) -> Option<u64> {
+        let alone = self.deadlines.earliest_after(&self.holds, QueueName::Sku(index), now_ms);
+        let has_sku = |slot: &u32| self.holds.items(*slot).iter().any(|item| item.0 == index);
+        let deadline = |slot| self.holds.get(slot).time_ms();
+        // Bundles come tick by tick: the first one met is at most a tick away from the earliest.
+        let mut bundles = self.deadlines.bundles(&self.holds).filter(|&slot| deadline(slot) > now_ms).filter(has_sku);
+        let first = bundles.next().map(deadline);
+        let together = first.map(|first| {
+            let same_tick = bundles.map(deadline).take_while(|&other| same_tick(other, first));
+            same_tick.min().map_or(first, |other| other.min(first))
+        });
+        [alone, together].into_iter().flatten().min()
+    }
+}
