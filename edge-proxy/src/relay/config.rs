@@ -114,21 +114,9 @@ impl RelayConfig {
             ("[relay] lease_ms", self.lease_ms, 500),
             ("[relay] trim_ms", self.trim_ms, 10),
             ("[relay.webhook] timeout_ms", self.webhook.timeout_ms, 10),
-            (
-                "[relay.webhook] concurrency",
-                self.webhook.concurrency as u64,
-                1,
-            ),
-            (
-                "[relay.webhook] max_tries",
-                self.webhook.max_tries.into(),
-                1,
-            ),
-            (
-                "[relay.webhook] backoff_first_ms",
-                self.webhook.backoff_first_ms,
-                1,
-            ),
+            ("[relay.webhook] concurrency", self.webhook.concurrency as u64, 1),
+            ("[relay.webhook] max_tries", self.webhook.max_tries.into(), 1),
+            ("[relay.webhook] backoff_first_ms", self.webhook.backoff_first_ms, 1),
         ];
         for (name, value, least) in minima {
             ensure!(value >= least, "{name} must be at least {least}");
@@ -139,10 +127,7 @@ impl RelayConfig {
             "[relay] lease_ms must be at least twice the webhook's timeout_ms, so that no try outlives the lease"
         );
         for status in &self.webhook.permanent {
-            ensure!(
-                (400..500).contains(status),
-                "[relay.webhook] permanent: {status} is not a status of 400 to 499"
-            );
+            ensure!((400..500).contains(status), "[relay.webhook] permanent: {status} is not a status of 400 to 499");
         }
         Ok(())
     }
@@ -178,8 +163,7 @@ pub(super) fn secret_key(secret: &str) -> anyhow::Result<Vec<u8>> {
         bail!("[relay.webhook] secret: must begin with `whsec_`");
     };
     let key = STANDARD.decode(encoded);
-    let key =
-        key.map_err(|_| anyhow!("[relay.webhook] secret: what follows `whsec_` is not base64"))?;
+    let key = key.map_err(|_| anyhow!("[relay.webhook] secret: what follows `whsec_` is not base64"))?;
     ensure!(
         (24..=64).contains(&key.len()),
         "[relay.webhook] secret: a key of {} bytes; the spec asks for 24 to 64",
@@ -219,13 +203,7 @@ mod tests {
     fn a_secret_has_the_form_of_the_spec() {
         let key = secret_key("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD").expect("a secret");
         assert_eq!(key.len(), 24);
-        for secret in [
-            "",
-            "whsec_",
-            "whsec_!",
-            "C2FVsBQIhrscChlQIMV+b5sSYspob7oD",
-            "whsec_c2hvcnQ=",
-        ] {
+        for secret in ["", "whsec_", "whsec_!", "C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "whsec_c2hvcnQ="] {
             let error = secret_key(secret).expect_err(secret).to_string();
             assert!(secret.is_empty() || !error.contains(secret), "{error}");
         }
@@ -238,10 +216,7 @@ mod tests {
             let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ") else {
                 continue;
             };
-            assert!(
-                documentation.contains(&format!("`{key}`")),
-                "docs/relay.md does not explain `{key}`"
-            );
+            assert!(documentation.contains(&format!("`{key}`")), "docs/relay.md does not explain `{key}`");
         }
     }
 }

@@ -90,10 +90,7 @@ impl Courier {
             }
             metrics.retried.inc();
             let wait = self.backoff.wait(tries, rand::random()).max(after);
-            log::debug!(
-                "order {}: try {tries} failed ({reason}), next in {wait:?}",
-                message.id
-            );
+            log::debug!("order {}: try {tries} failed ({reason}), next in {wait:?}", message.id);
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return Verdict::Unfinished,
@@ -116,17 +113,11 @@ impl Courier {
     }
 
     fn rest(&self, wait: Duration) {
-        let mut until = self
-            .rests_until
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut until = self.rests_until.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         *until = (*until).max(Instant::now() + wait);
     }
 
     fn rests_until(&self) -> Instant {
-        *self
-            .rests_until
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        *self.rests_until.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

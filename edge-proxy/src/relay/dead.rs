@@ -71,17 +71,9 @@ impl DeadLetters {
     pub async fn after(&mut self, after: Option<EntryId>) -> RedisResult<Vec<DeadLetter>> {
         let start = after.map_or_else(|| "-".to_owned(), |id| format!("({id}"));
         let mut range = command(&["XRANGE"]);
-        range
-            .arg(&self.names.dead)
-            .arg(start)
-            .arg("+")
-            .arg("COUNT")
-            .arg(BATCH);
+        range.arg(&self.names.dead).arg(start).arg("+").arg("COUNT").arg(BATCH);
         let list = entries(range.query_async(&mut self.connection).await?)?;
-        Ok(list
-            .into_iter()
-            .map(|Entry { id, fields }| DeadLetter { id, fields })
-            .collect())
+        Ok(list.into_iter().map(|Entry { id, fields }| DeadLetter { id, fields }).collect())
     }
 
     /// Makes one more try; what is taken is removed.
@@ -97,9 +89,9 @@ impl DeadLetters {
                 remove.exec_async(&mut self.connection).await?;
                 Ok(Replayed::Delivered)
             }
-            Outcome::Retry { reason, .. }
-            | Outcome::Rest { reason, .. }
-            | Outcome::Refused { reason } => Ok(Replayed::Stays { reason }),
+            Outcome::Retry { reason, .. } | Outcome::Rest { reason, .. } | Outcome::Refused { reason } => {
+                Ok(Replayed::Stays { reason })
+            }
         }
     }
 }

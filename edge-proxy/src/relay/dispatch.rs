@@ -70,12 +70,9 @@ impl Dispatcher<'_> {
     /// What is no order is settled at once.
     fn job_of(&self, Arrival { entry, room }: Arrival) -> Option<Job> {
         match parse(&entry.fields) {
-            Ok(Parsed::Deliver(order)) => Some(Job {
-                message: Message::of_order(self.names, &order),
-                buyer: order.buyer,
-                entry,
-                room,
-            }),
+            Ok(Parsed::Deliver(order)) => {
+                Some(Job { message: Message::of_order(self.names, &order), buyer: order.buyer, entry, room })
+            }
             Ok(Parsed::Skip) => {
                 self.ledger.add(Settled::Done(entry.id));
                 None
@@ -113,10 +110,6 @@ impl Dispatcher<'_> {
         let (sale, id): (_, EntryId) = (self.names.label(), entry.id);
         log::error!("{sale}: entry {id} goes to the dead letters after {tries} tries: {reason}");
         self.metrics.dead.inc();
-        self.ledger.add(Settled::Dead {
-            entry,
-            reason,
-            tries,
-        });
+        self.ledger.add(Settled::Dead { entry, reason, tries });
     }
 }

@@ -15,20 +15,14 @@ impl EntryId {
     /// Reads `ms-seq`.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let (ms, seq) = std::str::from_utf8(text).ok()?.split_once('-')?;
-        Some(Self {
-            ms: ms.parse().ok()?,
-            seq: seq.parse().ok()?,
-        })
+        Some(Self { ms: ms.parse().ok()?, seq: seq.parse().ok()? })
     }
 
     /// The id right after this one, if there is one.
     pub fn next(self) -> Option<Self> {
         match self.seq.checked_add(1) {
             Some(seq) => Some(Self { seq, ..self }),
-            None => Some(Self {
-                ms: self.ms.checked_add(1)?,
-                seq: 0,
-            }),
+            None => Some(Self { ms: self.ms.checked_add(1)?, seq: 0 }),
         }
     }
 }
@@ -131,9 +125,7 @@ pub fn field<'a>(fields: &'a Fields, name: &str) -> Option<&'a [u8]> {
 
 /// Reads a form-urlencoded list `sku=number&sku=number`; SKUs may hold any bytes.
 pub fn quantities(form: &[u8]) -> Option<Vec<(Vec<u8>, u64)>> {
-    let pairs = form
-        .split(|byte| *byte == b'&')
-        .filter(|pair| !pair.is_empty());
+    let pairs = form.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {
             let equals = pair.iter().position(|byte| *byte == b'=')?;
@@ -143,9 +135,7 @@ pub fn quantities(form: &[u8]) -> Option<Vec<(Vec<u8>, u64)>> {
 }
 
 fn form_text(text: &[u8]) -> Vec<u8> {
-    let spaced = text
-        .iter()
-        .map(|byte| if *byte == b'+' { b' ' } else { *byte });
+    let spaced = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte });
     percent_decode(&spaced.collect::<Vec<_>>()).collect()
 }
 
@@ -161,9 +151,7 @@ mod tests {
     use super::*;
 
     fn fields(pairs: &[(&str, &[u8])]) -> Fields {
-        let owned = pairs
-            .iter()
-            .map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()));
+        let owned = pairs.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.to_vec()));
         owned.collect()
     }
 
@@ -203,13 +191,7 @@ mod tests {
         let entry = fields(&[("type", b"confirmed"), ("no", b"-7")]);
         assert_eq!(parse(&fields(&[])), Err(Malformed::Missing("type")));
         assert_eq!(parse(&entry), Err(Malformed::Number("no")));
-        for broken in [
-            "sku",
-            "sku=",
-            "sku=+1",
-            "sku=1x",
-            "sku=99999999999999999999",
-        ] {
+        for broken in ["sku", "sku=", "sku=+1", "sku=1x", "sku=99999999999999999999"] {
             assert_eq!(quantities(broken.as_bytes()), None, "{broken}");
         }
         assert_eq!(quantities(b""), Some(vec![]));

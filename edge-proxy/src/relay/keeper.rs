@@ -56,19 +56,14 @@ impl Keeper<'_> {
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<Option<EntryId>> {
         let groups = self.groups(connection).await?;
-        if let Some(own) = groups
-            .iter()
-            .find(|group| group.name == self.group.as_bytes())
-        {
+        if let Some(own) = groups.iter().find(|group| group.name == self.group.as_bytes()) {
             self.measure(own, connection).await?;
         }
         let progress: Vec<_> = groups.iter().map(|group| group.progress).collect();
         let bound = trim_bound(&progress).filter(|_| self.trims);
         if let Some(bound) = bound.filter(|bound| Some(*bound) != trimmed_to) {
             let mut trim = command(&["XTRIM"]);
-            trim.arg(&self.names.orders)
-                .arg("MINID")
-                .arg(bound.to_string());
+            trim.arg(&self.names.orders).arg("MINID").arg(bound.to_string());
             trim.query_async::<Value>(connection).await?;
         }
         Ok(bound)
@@ -82,8 +77,7 @@ impl Keeper<'_> {
         for listed in items(answer)? {
             let mut group = group_of(&items(listed)?).ok_or_else(|| unexpected("XINFO GROUPS"))?;
             if group.pending > 0 {
-                group.progress.oldest_pending =
-                    self.oldest_pending(&group.name, connection).await?;
+                group.progress.oldest_pending = self.oldest_pending(&group.name, connection).await?;
             }
             groups.push(group);
         }
@@ -102,24 +96,14 @@ impl Keeper<'_> {
         Ok(smallest.and_then(|id| EntryId::parse(&id)))
     }
 
-    async fn measure(
-        &self,
-        own: &Group,
-        connection: &mut MultiplexedConnection,
-    ) -> RedisResult<()> {
+    async fn measure(&self, own: &Group, connection: &mut MultiplexedConnection) -> RedisResult<()> {
         let undelivered = match own.undelivered {
             Some(count) => count,
-            None => {
-                self.count_after(own.progress.last_delivered, connection)
-                    .await?
-            }
+            None => self.count_after(own.progress.last_delivered, connection).await?,
         };
         self.metrics.lag_entries.set(own.pending + undelivered);
         let oldest = match own.progress.oldest_pending {
-            None if undelivered > 0 => {
-                self.first_after(own.progress.last_delivered, connection)
-                    .await?
-            }
+            None if undelivered > 0 => self.first_after(own.progress.last_delivered, connection).await?,
             pending => pending,
         };
         let age_ms = match oldest {
@@ -130,11 +114,7 @@ impl Keeper<'_> {
         Ok(())
     }
 
-    async fn first_after(
-        &self,
-        id: EntryId,
-        connection: &mut MultiplexedConnection,
-    ) -> RedisResult<Option<EntryId>> {
+    async fn first_after(&self, id: EntryId, connection: &mut MultiplexedConnection) -> RedisResult<Option<EntryId>> {
         let mut range = command(&["XRANGE"]);
         range.arg(&self.names.orders).arg(format!("({id}")).arg("+");
         range.arg("COUNT").arg(1);
@@ -143,11 +123,7 @@ impl Keeper<'_> {
     }
 
     /// The server cannot tell the lag after entries were deleted by hand: then everything counts, or nothing.
-    async fn count_after(
-        &self,
-        id: EntryId,
-        connection: &mut MultiplexedConnection,
-    ) -> RedisResult<i64> {
+    async fn count_after(&self, id: EntryId, connection: &mut MultiplexedConnection) -> RedisResult<i64> {
         if self.first_after(id, connection).await?.is_none() {
             return Ok(0);
         }
@@ -163,10 +139,7 @@ fn group_of(listed: &[Value]) -> Option<Group> {
         name: bytes(named(listed, "name")?)?,
         pending: whole(named(listed, "pending")?)?,
         undelivered: named(listed, "lag").and_then(whole),
-        progress: GroupProgress {
-            last_delivered: EntryId::parse(&last_delivered)?,
-            oldest_pending: None,
-        },
+        progress: GroupProgress { last_delivered: EntryId::parse(&last_delivered)?, oldest_pending: None },
     })
 }
 

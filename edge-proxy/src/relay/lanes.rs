@@ -11,9 +11,7 @@ pub struct Lanes<Job> {
 
 impl<Job> Default for Lanes<Job> {
     fn default() -> Self {
-        Self {
-            behind: HashMap::new(),
-        }
+        Self { behind: HashMap::new() }
     }
 }
 

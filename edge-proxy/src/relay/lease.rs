@@ -19,8 +19,7 @@ const TAKE: &str = "local owner = redis.call('GET', KEYS[1]) \
     if owner and owner ~= ARGV[1] then return 0 end \
     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1";
 
-const GIVE_BACK: &str =
-    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+const GIVE_BACK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
 /// One relay's claim to one stream.
 pub struct Lease {
@@ -34,12 +33,7 @@ pub struct Lease {
 impl Lease {
     /// A lease that is not taken yet.
     pub fn new(key: &[u8], owner: &str, length: Duration) -> Self {
-        Self {
-            key: key.to_vec(),
-            owner: owner.to_owned(),
-            length,
-            until: watch::Sender::new(Instant::now()),
-        }
+        Self { key: key.to_vec(), owner: owner.to_owned(), length, until: watch::Sender::new(Instant::now()) }
     }
 
     /// Takes or renews it. `false`: another relay has it.
@@ -47,17 +41,10 @@ impl Lease {
         // Counted from before the question: the server counts from later, so it never ends there first.
         let asked_at = Instant::now();
         let mut take = command(&["EVAL", TAKE, "1"]);
-        take.arg(&self.key)
-            .arg(&self.owner)
-            .arg(self.length.as_millis() as u64);
+        take.arg(&self.key).arg(&self.owner).arg(self.length.as_millis() as u64);
         let taken: bool = take.query_async(connection).await?;
-        let until = if taken {
-            asked_at + self.length
-        } else {
-            asked_at
-        };
-        self.until
-            .send_modify(|known| *known = if taken { until.max(*known) } else { until });
+        let until = if taken { asked_at + self.length } else { asked_at };
+        self.until.send_modify(|known| *known = if taken { until.max(*known) } else { until });
         Ok(taken)
     }
 

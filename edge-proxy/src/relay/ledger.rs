@@ -24,11 +24,7 @@ pub enum Settled {
     /// Taken by the receiver, or not meant for it.
     Done(EntryId),
     /// Given up.
-    Dead {
-        entry: Entry,
-        reason: String,
-        tries: u32,
-    },
+    Dead { entry: Entry, reason: String, tries: u32 },
 }
 
 impl Settled {
@@ -72,12 +68,7 @@ impl Ledger {
         let batch: Vec<_> = self.open().iter().take(BATCH).cloned().collect();
         acknowledge(&batch, names, group, connection).await?;
         for settled in &batch {
-            if let Settled::Dead {
-                entry,
-                reason,
-                tries,
-            } = settled
-            {
+            if let Settled::Dead { entry, reason, tries } = settled {
                 bury(entry, reason, *tries, names, group, connection).await?;
             }
         }
@@ -87,9 +78,7 @@ impl Ledger {
     }
 
     fn open(&self) -> MutexGuard<'_, VecDeque<Settled>> {
-        self.open
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.open.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -99,10 +88,7 @@ async fn acknowledge(
     group: &str,
     connection: &mut MultiplexedConnection,
 ) -> RedisResult<()> {
-    let done: Vec<_> = batch
-        .iter()
-        .filter(|settled| matches!(settled, Settled::Done(_)))
-        .collect();
+    let done: Vec<_> = batch.iter().filter(|settled| matches!(settled, Settled::Done(_))).collect();
     if done.is_empty() {
         return Ok(());
     }
@@ -129,18 +115,13 @@ async fn bury(
     for (name, value) in &entry.fields {
         add.arg(name).arg(value);
     }
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     add.arg("dead_entry").arg(entry.id.to_string());
     add.arg("dead_reason").arg(reason);
     add.arg("dead_tries").arg(tries);
     add.arg("dead_at").arg(now.as_millis() as u64);
     let mut acknowledge = command(&["XACK"]);
-    acknowledge
-        .arg(&names.orders)
-        .arg(group)
-        .arg(entry.id.to_string());
+    acknowledge.arg(&names.orders).arg(group).arg(entry.id.to_string());
     let mut both = pipe();
     both.atomic().add_command(add).add_command(acknowledge);
     both.exec_async(connection).await

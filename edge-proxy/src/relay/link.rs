@@ -12,16 +12,11 @@ pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Opens a connection of its own whose commands may block for `longest_block`.
-pub async fn connect(
-    client: &Client,
-    longest_block: Duration,
-) -> RedisResult<MultiplexedConnection> {
+pub async fn connect(client: &Client, longest_block: Duration) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(COMMAND_TIMEOUT + longest_block));
-    client
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
+    client.get_multiplexed_async_connection_with_config(&config).await
 }
 
 /// A command of several words.
@@ -40,9 +35,7 @@ pub fn unexpected(what: &'static str) -> RedisError {
 
 /// Entries as `XRANGE`, `XREADGROUP` and `XAUTOCLAIM` list them. An entry that was deleted is left out.
 pub fn entries(list: Value) -> RedisResult<Vec<Entry>> {
-    let entries = items(list)?
-        .into_iter()
-        .filter(|entry| *entry != Value::Nil);
+    let entries = items(list)?.into_iter().filter(|entry| *entry != Value::Nil);
     let parsed = entries.filter_map(|entry| entry_of(entry).transpose());
     parsed.collect()
 }
@@ -68,10 +61,7 @@ pub fn items(value: Value) -> RedisResult<Vec<Value>> {
     match value {
         Value::Nil => Ok(Vec::new()),
         Value::Array(items) | Value::Set(items) => Ok(items),
-        Value::Map(pairs) => Ok(pairs
-            .into_iter()
-            .flat_map(|(name, value)| [name, value])
-            .collect()),
+        Value::Map(pairs) => Ok(pairs.into_iter().flat_map(|(name, value)| [name, value]).collect()),
         _ => Err(unexpected("not an array")),
     }
 }
@@ -123,13 +113,7 @@ mod tests {
     #[test]
     fn nonsense_is_an_error() {
         assert!(entries(text("5-1")).is_err());
-        assert!(
-            entries(Value::Array(vec![Value::Array(vec![
-                text("x"),
-                Value::Nil
-            ])]))
-            .is_err()
-        );
+        assert!(entries(Value::Array(vec![Value::Array(vec![text("x"), Value::Nil])])).is_err());
     }
 
     #[test]

@@ -42,10 +42,7 @@ impl Message {
             "timestamp": iso_time(order.at_ms),
             "data": data,
         });
-        Self {
-            id: names.webhook_id(order.no),
-            body: body.to_string().into(),
-        }
+        Self { id: names.webhook_id(order.no), body: body.to_string().into() }
     }
 }
 
@@ -105,11 +102,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_are_not_lost() {
-        let odd = Order {
-            buyer: b"a\xff".to_vec(),
-            items: vec![(b"\x00\xfe".to_vec(), 1)],
-            ..order()
-        };
+        let odd = Order { buyer: b"a\xff".to_vec(), items: vec![(b"\x00\xfe".to_vec(), 1)], ..order() };
         let message = Message::of_order(&StreamNames::of_key(b"sale"), &odd);
         let body: Value = serde_json::from_slice(&message.body).expect("JSON");
         assert_eq!(body["data"]["buyer"], "a\u{fffd}");

@@ -3,8 +3,8 @@
 use once_cell::sync::Lazy;
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, default_registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    default_registry,
 };
 
 /// The figures of one stream.
@@ -58,37 +58,19 @@ static FAMILIES: Lazy<Families> = Lazy::new(|| Families {
     delivered: counter("delivered_total", "Orders that the receiver has taken"),
     retried: counter("retried_total", "Tries that failed and are made again"),
     dead: counter("dead_total", "Orders that went to the dead letters"),
-    claimed: counter(
-        "claimed_total",
-        "Entries handed out before and taken up again",
-    ),
-    vanished: counter(
-        "vanished_total",
-        "Entries that somebody deleted before they were delivered",
-    ),
-    unsafe_waits: counter(
-        "unsafe_waits_total",
-        "Batches that replicas or the disk did not acknowledge in time",
-    ),
+    claimed: counter("claimed_total", "Entries handed out before and taken up again"),
+    vanished: counter("vanished_total", "Entries that somebody deleted before they were delivered"),
+    unsafe_waits: counter("unsafe_waits_total", "Batches that replicas or the disk did not acknowledge in time"),
     lag_entries: register(IntGaugeVec::new(
-        options(
-            "lag_entries",
-            "Entries of the stream that are not delivered yet",
-        ),
+        options("lag_entries", "Entries of the stream that are not delivered yet"),
         &["sale"],
     )),
     lag_seconds: register(GaugeVec::new(
-        options(
-            "lag_seconds",
-            "Age of the oldest entry that is not delivered yet",
-        ),
+        options("lag_seconds", "Age of the oldest entry that is not delivered yet"),
         &["sale"],
     )),
     owner: register(IntGaugeVec::new(
-        options(
-            "owner",
-            "1 if this relay delivers the stream, 0 if it stands by",
-        ),
+        options("owner", "1 if this relay delivers the stream, 0 if it stands by"),
         &["sale"],
     )),
     try_seconds: register(HistogramVec::new(

@@ -17,7 +17,7 @@ mod keeper;
 mod lanes;
 mod lease;
 mod ledger;
-mod link;
+pub(crate) mod link;
 mod message;
 mod metrics;
 mod names;
@@ -110,11 +110,7 @@ impl Relay {
     /// Redis is away.
     pub async fn keys(&self) -> RedisResult<Vec<Vec<u8>>> {
         let config = &self.common.config;
-        let mut keys: Vec<_> = config
-            .sales
-            .iter()
-            .map(|key| key.clone().into_bytes())
-            .collect();
+        let mut keys: Vec<_> = config.sales.iter().map(|key| key.clone().into_bytes()).collect();
         if !config.pattern.is_empty() {
             keys.extend(discover(&self.common.client, &config.pattern).await?);
         }
@@ -154,11 +150,7 @@ impl Relay {
     fn launch(&self, key: &[u8], found: bool, fleet: &mut Fleet, shutdown: &watch::Receiver<bool>) {
         // Those that have ended are reaped here, so that they do not pile up.
         while fleet.tasks.try_join_next().is_some() {}
-        if fleet
-            .by_key
-            .get(key)
-            .is_some_and(|task| !task.is_finished())
-        {
+        if fleet.by_key.get(key).is_some_and(|task| !task.is_finished()) {
             return;
         }
         let stream = Stream::new(Arc::clone(&self.common), StreamNames::of_key(key));

@@ -4,11 +4,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 /// What stands for itself in a webhook id. The full stop does not: the signature of the Standard
 /// Webhooks spec joins its parts with full stops.
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b':')
-    .remove(b'~');
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b':').remove(b'~');
 
 /// The names that belong to one shard's order stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,11 +26,7 @@ pub struct StreamNames {
 impl StreamNames {
     /// All names of the shard that lives in `key`; they share its cluster slot.
     pub fn of_key(key: &[u8]) -> Self {
-        let orders = if has_hash_tag(key) {
-            [key, b":orders"].concat()
-        } else {
-            [b"{", key, b"}:orders"].concat()
-        };
+        let orders = if has_hash_tag(key) { [key, b":orders"].concat() } else { [b"{", key, b"}:orders"].concat() };
         let (sale, shard) = sale_and_shard(key);
         Self {
             key: key.to_vec(),
@@ -100,14 +92,7 @@ mod tests {
     fn a_shard_is_told_by_its_decimal_tag() {
         let shard = StreamNames::of_key(b"sale:42{17}");
         assert_eq!((&shard.sale[..], shard.shard), (&b"sale:42"[..], 17));
-        for whole in [
-            "sale:42",
-            "{17}",
-            "sale{eu}",
-            "sale{017}",
-            "sale{1}x",
-            "a{}",
-        ] {
+        for whole in ["sale:42", "{17}", "sale{eu}", "sale{017}", "sale{1}x", "a{}"] {
             let names = StreamNames::of_key(whole.as_bytes());
             assert_eq!((&names.sale[..], names.shard), (whole.as_bytes(), 0));
         }
@@ -116,13 +101,7 @@ mod tests {
     #[test]
     fn a_webhook_id_is_safe_in_a_header_and_in_the_signature() {
         assert_eq!(StreamNames::of_key(b"sale:42").webhook_id(7), "sale:42/0/7");
-        assert_eq!(
-            StreamNames::of_key(b"sale:42{17}").webhook_id(7),
-            "sale:42/17/7"
-        );
-        assert_eq!(
-            StreamNames::of_key(b"a.b/c\r\n\xff").webhook_id(1),
-            "a%2Eb%2Fc%0D%0A%FF/0/1"
-        );
+        assert_eq!(StreamNames::of_key(b"sale:42{17}").webhook_id(7), "sale:42/17/7");
+        assert_eq!(StreamNames::of_key(b"a.b/c\r\n\xff").webhook_id(1), "a%2Eb%2Fc%0D%0A%FF/0/1");
     }
 }

@@ -45,9 +45,7 @@ impl InFlight {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashSet<EntryId>> {
-        self.0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
@@ -101,21 +99,14 @@ impl Reader<'_> {
     }
 
     /// Takes up entries of consumers that died, of this one before a restart, and strays.
-    async fn take_up(
-        &self,
-        idle: Duration,
-        connection: &mut MultiplexedConnection,
-    ) -> RedisResult<Option<ReadEnd>> {
+    async fn take_up(&self, idle: Duration, connection: &mut MultiplexedConnection) -> RedisResult<Option<ReadEnd>> {
         let mut cursor = b"0-0".to_vec();
         loop {
             let Some(room) = self.make_room().await else {
                 return Ok(Some(ReadEnd::NoTaker));
             };
             let mut claim = command(&["XAUTOCLAIM"]);
-            claim
-                .arg(&self.names.orders)
-                .arg(self.group)
-                .arg(self.consumer);
+            claim.arg(&self.names.orders).arg(self.group).arg(self.consumer);
             claim.arg(idle.as_millis() as u64).arg(&cursor);
             claim.arg("COUNT").arg(room.num_permits());
             let mut answer = items(claim.query_async(connection).await?)?.into_iter();
@@ -140,11 +131,7 @@ impl Reader<'_> {
     ) -> RedisResult<Option<ReadEnd>> {
         claimed.retain(|entry| !self.in_flight.lock().contains(&entry.id));
         if !claimed.is_empty() {
-            log::info!(
-                "{}: {} entries taken up again",
-                self.names.label(),
-                claimed.len()
-            );
+            log::info!("{}: {} entries taken up again", self.names.label(), claimed.len());
             self.metrics.claimed.inc_by(claimed.len() as u64);
         }
         self.hand_on(claimed, room, connection).await
@@ -152,19 +139,12 @@ impl Reader<'_> {
 
     fn tell_vanished(&self, count: usize) {
         if count > 0 {
-            log::error!(
-                "{}: {count} entries were deleted before they were delivered",
-                self.names.label()
-            );
+            log::error!("{}: {count} entries were deleted before they were delivered", self.names.label());
             self.metrics.vanished.inc_by(count as u64);
         }
     }
 
-    async fn read_new(
-        &self,
-        count: usize,
-        connection: &mut MultiplexedConnection,
-    ) -> RedisResult<Vec<Entry>> {
+    async fn read_new(&self, count: usize, connection: &mut MultiplexedConnection) -> RedisResult<Vec<Entry>> {
         let mut read = command(&["XREADGROUP", "GROUP", self.group, self.consumer]);
         read.arg("COUNT").arg(count);
         read.arg("BLOCK").arg(BLOCK.as_millis() as u64);
@@ -195,9 +175,7 @@ impl Reader<'_> {
         if !self.make_safe(connection).await? {
             return Ok(Some(ReadEnd::LeaseLost));
         }
-        let fresh = batch
-            .into_iter()
-            .filter(|entry| self.in_flight.insert(entry.id));
+        let fresh = batch.into_iter().filter(|entry| self.in_flight.insert(entry.id));
         let arrivals = fresh.filter_map(|entry| {
             let room = room.split(1)?;
             Some(Arrival { entry, room })
@@ -216,11 +194,7 @@ impl Reader<'_> {
             if !self.safety.is_asked_for() || self.safety.wait(connection).await? {
                 return Ok(true);
             }
-            log::warn!(
-                "{}: orders wait for an acknowledgement of {:?}",
-                self.names.label(),
-                self.safety
-            );
+            log::warn!("{}: orders wait for an acknowledgement of {:?}", self.names.label(), self.safety);
             self.metrics.unsafe_waits.inc();
         }
     }

@@ -29,17 +29,11 @@ impl Safety {
     pub async fn wait(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
         let timeout = self.timeout.as_millis().max(1) as u64;
         if !self.local_fsync {
-            let wait = command(&["WAIT"])
-                .arg(self.replicas)
-                .arg(timeout)
-                .to_owned();
+            let wait = command(&["WAIT"]).arg(self.replicas).arg(timeout).to_owned();
             let acknowledged: u32 = wait.query_async(connection).await?;
             return Ok(acknowledged >= self.replicas);
         }
-        let wait = command(&["WAITAOF", "1"])
-            .arg(self.replicas)
-            .arg(timeout)
-            .to_owned();
+        let wait = command(&["WAITAOF", "1"]).arg(self.replicas).arg(timeout).to_owned();
         let answer: Value = wait.query_async(connection).await?;
         let counts: Vec<_> = items(answer)?.into_iter().filter_map(whole).collect();
         match counts[..] {

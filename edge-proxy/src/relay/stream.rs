@@ -62,12 +62,7 @@ pub struct Stream {
 
 impl Stream {
     pub fn new(common: Arc<Common>, names: StreamNames) -> Self {
-        Self {
-            metrics: StreamMetrics::of(&names.label()),
-            ledger: Ledger::default(),
-            common,
-            names,
-        }
+        Self { metrics: StreamMetrics::of(&names.label()), ledger: Ledger::default(), common, names }
     }
 
     /// Delivers until `shutdown` turns true. With `ends_with_sale` it also ends when neither the sale nor its
@@ -106,17 +101,10 @@ impl Stream {
     async fn session(&self, mut shutdown: watch::Receiver<bool>) -> RedisResult<End> {
         let mut control = connect(&self.common.client, Duration::ZERO).await?;
         if !self.has_group(&mut control).await? {
-            let sale: bool = command(&["EXISTS"])
-                .arg(&self.names.key)
-                .query_async(&mut control)
-                .await?;
+            let sale: bool = command(&["EXISTS"]).arg(&self.names.key).query_async(&mut control).await?;
             return Ok(if sale { End::NoStream } else { End::NoSale });
         }
-        let lease = Arc::new(Lease::new(
-            &self.names.lease,
-            &self.common.consumer,
-            self.common.config.lease(),
-        ));
+        let lease = Arc::new(Lease::new(&self.names.lease, &self.common.consumer, self.common.config.lease()));
         if !lease.take(&mut control).await? {
             return Ok(End::NotOwner);
         }
@@ -158,18 +146,12 @@ impl Stream {
 
     /// Makes the consumer group if there is a stream. The group starts at the stream's first entry.
     async fn has_group(&self, control: &mut MultiplexedConnection) -> RedisResult<bool> {
-        let stream: bool = command(&["EXISTS"])
-            .arg(&self.names.orders)
-            .query_async(control)
-            .await?;
+        let stream: bool = command(&["EXISTS"]).arg(&self.names.orders).query_async(control).await?;
         if !stream {
             return Ok(false);
         }
         let mut create = command(&["XGROUP", "CREATE"]);
-        create
-            .arg(&self.names.orders)
-            .arg(&self.common.config.group)
-            .arg("0");
+        create.arg(&self.names.orders).arg(&self.common.config.group).arg("0");
         match create.exec_async(control).await {
             Err(error) if error.code() != Some("BUSYGROUP") => Err(error),
             _ => Ok(true),
@@ -192,9 +174,7 @@ impl Stream {
             lease,
             metrics: &self.metrics,
             in_flight: &in_flight,
-            room: Arc::new(Semaphore::new(
-                config.max_in_flight.min(Semaphore::MAX_PERMITS),
-            )),
+            room: Arc::new(Semaphore::new(config.max_in_flight.min(Semaphore::MAX_PERMITS))),
             feed,
             stray_after: config.lease() * 2,
         };
@@ -216,19 +196,11 @@ impl Stream {
         }
     }
 
-    async fn write_down_forever(
-        &self,
-        in_flight: &InFlight,
-        mut control: MultiplexedConnection,
-    ) -> RedisError {
+    async fn write_down_forever(&self, in_flight: &InFlight, mut control: MultiplexedConnection) -> RedisError {
         let group = &self.common.config.group;
         loop {
             self.ledger.has_open().await;
-            match self
-                .ledger
-                .write_down(&self.names, group, &mut control)
-                .await
-            {
+            match self.ledger.write_down(&self.names, group, &mut control).await {
                 Ok(settled) => in_flight.remove(&settled),
                 Err(error) => return error,
             }
@@ -237,20 +209,12 @@ impl Stream {
 
     async fn write_down_all(&self, control: &mut MultiplexedConnection) -> RedisResult<()> {
         let group = &self.common.config.group;
-        while !self
-            .ledger
-            .write_down(&self.names, group, control)
-            .await?
-            .is_empty()
-        {}
+        while !self.ledger.write_down(&self.names, group, control).await?.is_empty() {}
         Ok(())
     }
 }
 
 /// The stream or its group went away while it was used.
 fn is_missing(error: &RedisError) -> bool {
-    error.code() == Some("NOGROUP")
-        || error
-            .detail()
-            .is_some_and(|detail| detail.contains("no such key"))
+    error.code() == Some("NOGROUP") || error.detail().is_some_and(|detail| detail.contains("no such key"))
 }

@@ -17,9 +17,7 @@ pub struct GroupProgress {
 pub fn trim_bound(groups: &[GroupProgress]) -> Option<EntryId> {
     let bounds = groups.iter().map(|group| {
         let after = group.last_delivered.next().unwrap_or(group.last_delivered);
-        group
-            .oldest_pending
-            .map_or(after, |pending| pending.min(after))
+        group.oldest_pending.map_or(after, |pending| pending.min(after))
     });
     bounds.min()
 }
@@ -33,39 +31,24 @@ mod tests {
     }
 
     fn group(last_delivered: u64, oldest_pending: Option<u64>) -> GroupProgress {
-        GroupProgress {
-            last_delivered: id(last_delivered),
-            oldest_pending: oldest_pending.map(id),
-        }
+        GroupProgress { last_delivered: id(last_delivered), oldest_pending: oldest_pending.map(id) }
     }
 
     #[test]
     fn everything_delivered_may_go() {
-        assert_eq!(
-            trim_bound(&[group(9, None)]),
-            Some(EntryId { ms: 9, seq: 1 })
-        );
+        assert_eq!(trim_bound(&[group(9, None)]), Some(EntryId { ms: 9, seq: 1 }));
     }
 
     #[test]
     fn pending_entries_stay() {
         assert_eq!(trim_bound(&[group(9, Some(4))]), Some(id(4)));
-        assert_eq!(
-            trim_bound(&[group(9, Some(12))]),
-            Some(EntryId { ms: 9, seq: 1 })
-        );
+        assert_eq!(trim_bound(&[group(9, Some(12))]), Some(EntryId { ms: 9, seq: 1 }));
     }
 
     #[test]
     fn the_slowest_group_decides() {
-        assert_eq!(
-            trim_bound(&[group(9, None), group(3, None)]),
-            Some(EntryId { ms: 3, seq: 1 })
-        );
-        assert_eq!(
-            trim_bound(&[group(9, None), group(0, None)]),
-            Some(EntryId { ms: 0, seq: 1 })
-        );
+        assert_eq!(trim_bound(&[group(9, None), group(3, None)]), Some(EntryId { ms: 3, seq: 1 }));
+        assert_eq!(trim_bound(&[group(9, None), group(0, None)]), Some(EntryId { ms: 0, seq: 1 }));
     }
 
     #[test]

@@ -9,9 +9,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, StatusCode, Url};
 use secrecy::ExposeSecret;
-use standardwebhooks::{
-    HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook as Signer,
-};
+use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook as Signer};
 
 use super::backoff::retry_after;
 use super::config::{WebhookConfig, secret_key};
@@ -58,10 +56,7 @@ impl Webhook {
 
     fn with_secret(config: &WebhookConfig, secret: &str) -> anyhow::Result<Self> {
         let url = Url::parse(&config.url).context("[relay.webhook] url")?;
-        ensure!(
-            matches!(url.scheme(), "http" | "https"),
-            "[relay.webhook] url: must begin with http:// or https://"
-        );
+        ensure!(matches!(url.scheme(), "http" | "https"), "[relay.webhook] url: must begin with http:// or https://");
         let client = Client::builder()
             .user_agent(concat!("flashsale/", env!("CARGO_PKG_VERSION")))
             .redirect(Policy::none())
@@ -118,10 +113,7 @@ impl Sink for Webhook {
                 drain(response).await;
                 self.judge(status, wait)
             }
-            Err(reason) => Outcome::Retry {
-                reason,
-                after: Duration::ZERO,
-            },
+            Err(reason) => Outcome::Retry { reason, after: Duration::ZERO },
         }
     }
 }
@@ -133,10 +125,7 @@ fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
 /// Reads a short body, so that the connection is kept; a long one is not worth it. The try's timeout holds here too,
 /// and whatever happens the status has been told already.
 async fn drain(response: Response) {
-    if response
-        .content_length()
-        .is_some_and(|length| length <= DRAINED_BYTES)
-    {
+    if response.content_length().is_some_and(|length| length <= DRAINED_BYTES) {
         let _ignored = response.bytes().await;
     }
 }
@@ -146,12 +135,7 @@ fn describe(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }
-    let mut text = if error.is_connect() {
-        "cannot connect"
-    } else {
-        "no answer"
-    }
-    .to_owned();
+    let mut text = if error.is_connect() { "cannot connect" } else { "no answer" }.to_owned();
     let mut cause = error.source();
     while let Some(deeper) = cause {
         text = format!("{text}: {deeper}");
@@ -168,33 +152,21 @@ mod tests {
     const SECRET: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
     fn webhook() -> Webhook {
-        let config = WebhookConfig {
-            url: "http://127.0.0.1:1/orders".to_owned(),
-            ..WebhookConfig::default()
-        };
+        let config = WebhookConfig { url: "http://127.0.0.1:1/orders".to_owned(), ..WebhookConfig::default() };
         Webhook::with_secret(&config, SECRET).expect("a good config")
     }
 
     #[test]
     fn signs_as_the_published_example() {
         let body = br#"{"email":"test@example.com","username":"test_user"}"#;
-        let signature =
-            webhook()
-                .signer
-                .sign("msg_27UH4WbU6Z5A5EzD8u03UvzRbpk", 1_649_367_553, body);
-        assert_eq!(
-            signature.expect("text"),
-            "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw="
-        );
+        let signature = webhook().signer.sign("msg_27UH4WbU6Z5A5EzD8u03UvzRbpk", 1_649_367_553, body);
+        assert_eq!(signature.expect("text"), "v1,tZ1I4/hDygAJgO5TYxiSd6Sd0kDW6hPenDe+bTa3Kkw=");
     }
 
     #[test]
     fn refuses_a_url_that_is_none() {
         for url in ["", "shop", "ftp://shop/", "/orders"] {
-            let config = WebhookConfig {
-                url: url.to_owned(),
-                ..WebhookConfig::default()
-            };
+            let config = WebhookConfig { url: url.to_owned(), ..WebhookConfig::default() };
             let error = Webhook::with_secret(&config, SECRET).err().expect(url);
             assert!(error.to_string().contains("url"), "{error}");
         }
@@ -207,20 +179,15 @@ mod tests {
             let status = StatusCode::from_u16(code).expect("a status");
             webhook.judge(status, wait.map(Duration::from_secs))
         };
-        let retry = |code: u16, seconds| Outcome::Retry {
-            reason: format!("HTTP {code}"),
-            after: Duration::from_secs(seconds),
-        };
+        let retry =
+            |code: u16, seconds| Outcome::Retry { reason: format!("HTTP {code}"), after: Duration::from_secs(seconds) };
         assert_eq!(judge(204, None), Outcome::Accepted);
         for code in [301, 401, 404, 408, 425, 500] {
             assert_eq!(judge(code, None), retry(code, 0));
         }
         assert_eq!(judge(500, Some(9)), retry(500, 9));
         assert!(matches!(judge(410, None), Outcome::Refused { .. }));
-        let rest = Outcome::Rest {
-            reason: "HTTP 503".to_owned(),
-            after: Duration::from_secs(300),
-        };
+        let rest = Outcome::Rest { reason: "HTTP 503".to_owned(), after: Duration::from_secs(300) };
         assert_eq!(judge(503, Some(1_000_000)), rest);
     }
 }
