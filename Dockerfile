@@ -23,6 +23,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY core core
 COPY redis-module redis-module
 COPY edge-proxy edge-proxy
+COPY examples examples
 # A member of the workspace, so cargo wants to see it; nothing of it is compiled here.
 COPY tests tests
 
@@ -44,7 +45,7 @@ RUN apt-get update \
     && useradd --system --no-create-home flashsale \
     && install -d -o flashsale -g flashsale /data
 
-COPY --from=build /out/libflashsale.so /usr/lib/flashsale/libflashsale.so
+COPY --from=build /out/libflashsale.so /usr/lib/redis/modules/libflashsale.so
 COPY --from=build /out/flashsale /usr/bin/flashsale
 
 USER flashsale
@@ -56,7 +57,7 @@ EXPOSE 6379 8080
 # beyond its memory rather than evict a sale. `protected-mode no`: the port is reached from outside
 # the container only if you publish it; do that in private networks only, or set a password.
 CMD ["redis-server", \
-     "--loadmodule", "/usr/lib/flashsale/libflashsale.so", \
+     "--loadmodule", "/usr/lib/redis/modules/libflashsale.so", \
      "--dir", "/data", \
      "--appendonly", "yes", "--appendfsync", "always", \
      "--maxmemory-policy", "noeviction", \
