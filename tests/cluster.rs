@@ -6,10 +6,7 @@ use flashsale_tests::rush::Rush;
 use flashsale_tests::sale::{assert_audit_is_clean, confirmed_orders};
 use flashsale_tests::{Cluster, Server, on_every_server, wait_until};
 
-on_every_server!(
-    a_sale_lives_on_one_node_with_its_orders,
-    a_failover_in_mid_sale_keeps_every_replicated_order,
-);
+on_every_server!(a_sale_lives_on_one_node_with_its_orders, a_failover_in_mid_sale_keeps_every_replicated_order,);
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -18,20 +15,11 @@ fn a_sale_lives_on_one_node_with_its_orders(server: Server) {
     for key in ["sale:1", "sale:2", "sale:3", "spring{7}"] {
         let mut client = cluster.client_for(key);
         client.ok(&["FLASH.CREATE", key, "ITEMS", "red", "10"]);
-        assert_eq!(
-            client
-                .ok(&["FLASH.ORDER", key, "h1", "ann", "ITEMS", "red", "1"])
-                .status(),
-            "CONFIRMED"
-        );
+        assert_eq!(client.ok(&["FLASH.ORDER", key, "h1", "ann", "ITEMS", "red", "1"]).status(), "CONFIRMED");
         assert_eq!(confirmed_orders(&mut client, key).len(), 1);
     }
-    let moved = cluster.primaries().iter().filter(|node| {
-        node.client()
-            .line("FLASH.INFO sale:1")
-            .to_string()
-            .contains("MOVED")
-    });
+    let moved =
+        cluster.primaries().iter().filter(|node| node.client().line("FLASH.INFO sale:1").to_string().contains("MOVED"));
     assert_eq!(moved.count(), 2);
 }
 
@@ -52,11 +40,7 @@ fn a_failover_in_mid_sale_keeps_every_replicated_order(server: Server) {
 
     let mut client = cluster.replicas()[index].client();
     wait_until("the replica has taken over", PATIENCE, || {
-        client
-            .ok(&["CLUSTER", "INFO"])
-            .text()
-            .contains("cluster_state:ok")
-            && client.ok(&["ROLE"]).status() == "master"
+        client.ok(&["CLUSTER", "INFO"]).text().contains("cluster_state:ok") && client.ok(&["ROLE"]).status() == "master"
     });
     assert_audit_is_clean(&mut client, key);
     assert_eq!(confirmed_orders(&mut client, key), tally.confirmed);

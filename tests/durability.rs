@@ -19,19 +19,7 @@ on_every_server!(
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn create(client: &mut Client) {
-    client.ok(&[
-        "FLASH.CREATE",
-        "sale:1",
-        "LIMIT",
-        "50",
-        "ITEMS",
-        "red",
-        "2000",
-        "green",
-        "900",
-        "blue",
-        "30",
-    ]);
+    client.ok(&["FLASH.CREATE", "sale:1", "LIMIT", "50", "ITEMS", "red", "2000", "green", "900", "blue", "30"]);
 }
 
 fn rush(seed: u64) -> Rush {
@@ -46,11 +34,7 @@ fn rush(seed: u64) -> Rush {
 fn assert_keeps_its_word(client: &mut Client, tally: &Tally) {
     assert_audit_is_clean(client, "sale:1");
     let orders = confirmed_orders(client, "sale:1");
-    let lost: BTreeMap<_, _> = tally
-        .confirmed
-        .iter()
-        .filter(|(id, number)| orders.get(*id) != Some(*number))
-        .collect();
+    let lost: BTreeMap<_, _> = tally.confirmed.iter().filter(|(id, number)| orders.get(*id) != Some(*number)).collect();
     assert!(lost.is_empty(), "acknowledged, and lost: {lost:?}");
     for (id, number) in tally.confirmed.iter().take(50) {
         let again = client.ok(&["FLASH.CONFIRM", "sale:1", id]);
@@ -66,17 +50,12 @@ fn settle(client: &mut Client) {
         let info = client.ok(&["FLASH.INFO", "sale:1"]);
         let now_ms = client.ok(&["TIME"]).at(0).integer() * 1000;
         let next = info.get("next_deadline");
-        *next == flashsale_tests::Reply::Nil
-            || next.integer() <= 0
-            || next.integer() > now_ms + 30_000
+        *next == flashsale_tests::Reply::Nil || next.integer() <= 0 || next.integer() > now_ms + 30_000
     });
 }
 
 fn kill_9_in_mid_rush_loses_no_acknowledged_order(server: Server) {
-    let mut redis = RedisServer::builder(server)
-        .module()
-        .append_only(AppendFsync::Always)
-        .start();
+    let mut redis = RedisServer::builder(server).module().append_only(AppendFsync::Always).start();
     create(&mut redis.client());
     let mut told = Tally::default();
     for seed in 1..=3 {
@@ -88,9 +67,7 @@ fn kill_9_in_mid_rush_loses_no_acknowledged_order(server: Server) {
         let tally = std::thread::scope(|scope| {
             let crowd = scope.spawn(|| crowd.run(port));
             let mut client = redis.client();
-            wait_until("the rush has sold a good deal", PATIENCE, || {
-                sold_orders(&mut client) > sold_before + 100
-            });
+            wait_until("the rush has sold a good deal", PATIENCE, || sold_orders(&mut client) > sold_before + 100);
             redis.kill_9();
             crowd.join().expect("the crowd only loses its server")
         });
@@ -132,12 +109,7 @@ fn rewrite_and_reload(server: Server, rdb_preamble: &str) {
         redis.info("aof_rewrite_in_progress").as_deref() == Some("0")
             && redis.info("aof_rewrite_scheduled").as_deref() == Some("0")
     });
-    assert_eq!(
-        redis.info("aof_last_bgrewrite_status").as_deref(),
-        Some("ok"),
-        "{}",
-        redis.log()
-    );
+    assert_eq!(redis.info("aof_last_bgrewrite_status").as_deref(), Some("ok"), "{}", redis.log());
     settle(&mut client);
     let digest = redis.digest();
     redis.kill_9();
@@ -173,10 +145,7 @@ fn dump_and_restore_is_the_same_sale(server: Server) {
         panic!("DUMP gives bytes");
     };
     client.ok(&[b"RESTORE".as_slice(), b"copy", b"0", &dump]);
-    assert_eq!(
-        client.ok(&["DEBUG", "DIGEST-VALUE", "copy"]).to_string(),
-        original
-    );
+    assert_eq!(client.ok(&["DEBUG", "DIGEST-VALUE", "copy"]).to_string(), original);
     assert_audit_is_clean(&mut client, "copy");
 
     // Damaged dumps are refused, and the server lives. The checksum is wrong for all of them;
@@ -191,18 +160,13 @@ fn dump_and_restore_is_the_same_sale(server: Server) {
 }
 
 fn holds_that_fell_due_while_the_server_was_down_are_expired(server: Server) {
-    let mut redis = RedisServer::builder(server)
-        .module()
-        .append_only(AppendFsync::Always)
-        .start();
+    let mut redis = RedisServer::builder(server).module().append_only(AppendFsync::Always).start();
     let mut client = redis.client();
     create(&mut client);
     let hold = client.line("FLASH.RESERVE sale:1 h1 ann TTL 500 ITEMS red 5");
     let deadline_ms = hold.at(2).integer();
     redis.kill_9();
-    wait_until("the deadline is past", PATIENCE, || {
-        flashsale_tests::token::unix_seconds() as i64 * 1000 > deadline_ms
-    });
+    wait_until("the deadline is past", PATIENCE, || flashsale_tests::token::unix_seconds() as i64 * 1000 > deadline_ms);
     redis.restart();
     let mut client = redis.client();
     assert_eq!(client.line("FLASH.CONFIRM sale:1 h1").status(), "EXPIRED");

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use flashsale_tests::http::Http;
 use flashsale_tests::shop::{Manner, Shop};
-use flashsale_tests::{
-    AppendFsync, Client, Cluster, RedisServer, Reply, Server, on_every_server, wait_until,
-};
+use flashsale_tests::{AppendFsync, Client, Cluster, RedisServer, Reply, Server, on_every_server, wait_until};
 
 on_every_server!(
     arguments_may_hold_any_bytes,
@@ -21,22 +19,14 @@ fn arguments_may_hold_any_bytes(server: Server) {
     let mut client = redis.client();
     let bytes: Vec<u8> = (0..=255).collect();
     client.ok(&[b"SET".as_slice(), b"k\r\n\0", &bytes]);
-    assert_eq!(
-        client.call(&[b"GET".as_slice(), b"k\r\n\0"]),
-        Reply::Bytes(bytes)
-    );
+    assert_eq!(client.call(&[b"GET".as_slice(), b"k\r\n\0"]), Reply::Bytes(bytes));
     assert!(client.call(&["NOSUCH"]).error().starts_with("ERR"));
     let mut client = client.resp3();
-    assert!(matches!(
-        client.ok(&["CONFIG", "GET", "maxmemory"]),
-        Reply::Map(_)
-    ));
+    assert!(matches!(client.ok(&["CONFIG", "GET", "maxmemory"]), Reply::Map(_)));
 }
 
 fn what_was_acknowledged_with_fsync_survives_kill_9(server: Server) {
-    let mut redis = RedisServer::builder(server)
-        .append_only(AppendFsync::Always)
-        .start();
+    let mut redis = RedisServer::builder(server).append_only(AppendFsync::Always).start();
     let port = redis.port();
     for number in 0..100 {
         redis.client().ok(&["RPUSH", "list", &number.to_string()]);
@@ -66,10 +56,7 @@ fn servers_end_with_a_panicking_test(server: Server) {
         panic!("on purpose");
     }));
     assert!(outcome.is_err());
-    assert!(
-        Client::connect(port).is_err(),
-        "the server outlived its test"
-    );
+    assert!(Client::connect(port).is_err(), "the server outlived its test");
 }
 
 #[test]
@@ -78,17 +65,14 @@ fn a_cluster_serves_all_slots() {
     for key in ["a", "b", "c", "{sale}:orders"] {
         cluster.client_for(key).ok(&["SET", key, "1"]);
     }
-    let refusal = cluster.primaries()[0]
-        .client()
-        .call(&["MGET", "a", "b", "c"]);
+    let refusal = cluster.primaries()[0].client().call(&["MGET", "a", "b", "c"]);
     assert!(refusal.error().starts_with("CROSSSLOT"));
     assert_eq!(cluster.replicas().len(), 3);
 }
 
 #[test]
 fn waiting_in_vain_says_what_for() {
-    let outcome =
-        catch_unwind(|| wait_until("pigs fly", Duration::from_millis(20), || false)).unwrap_err();
+    let outcome = catch_unwind(|| wait_until("pigs fly", Duration::from_millis(20), || false)).unwrap_err();
     let message = outcome.downcast_ref::<String>().expect("a message");
     assert!(message.contains("pigs fly"), "{message}");
 }
@@ -103,10 +87,7 @@ fn the_shop_remembers_requests_and_misbehaves_as_told() {
     assert_eq!(answer.status, 500);
     let hooks = shop.requests_to("/hook");
     assert_eq!(hooks.len(), 1);
-    assert_eq!(
-        (hooks[0].json()["no"].as_i64(), hooks[0].answered),
-        (Some(1), Some(500))
-    );
+    assert_eq!((hooks[0].json()["no"].as_i64(), hooks[0].answered), (Some(1), Some(500)));
     assert_eq!(hooks[0].headers["x-a"], "b");
 
     let port = shop.stop();

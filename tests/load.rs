@@ -35,22 +35,13 @@ const COMMANDS: [&str; 18] = [
 fn loads_at_start_and_sells(server: Server) {
     let redis = RedisServer::builder(server).module().start();
     let mut client = redis.client();
-    assert_eq!(
-        client.line("FLASH.CREATE sale:1 ITEMS shirt 10"),
-        Reply::Status("OK".into())
-    );
+    assert_eq!(client.line("FLASH.CREATE sale:1 ITEMS shirt 10"), Reply::Status("OK".into()));
     assert_eq!(client.line("TYPE sale:1").text(), "flashsale");
     let hold = client.line("FLASH.RESERVE sale:1 h1 ann ITEMS shirt 2");
-    assert_eq!(
-        (hold.status(), hold.at(1).text()),
-        ("RESERVED".into(), "h1".into())
-    );
+    assert_eq!((hold.status(), hold.at(1).text()), ("RESERVED".into(), "h1".into()));
     let order = client.line("FLASH.CONFIRM sale:1 h1");
     assert_eq!(order.to_string(), "[CONFIRMED h1 1]");
-    assert_eq!(
-        client.line("FLASH.STOCK sale:1 shirt 0").to_string(),
-        "[STOCKED 8 0 2]"
-    );
+    assert_eq!(client.line("FLASH.STOCK sale:1 shirt 0").to_string(), "[STOCKED 8 0 2]");
 }
 
 fn loads_into_a_running_server(server: Server) {
@@ -59,10 +50,7 @@ fn loads_into_a_running_server(server: Server) {
     let module = artifacts::module();
     client.ok(&["MODULE", "LOAD", module.to_str().expect("a path in UTF-8")]);
     let modules = client.ok(&["MODULE", "LIST"]);
-    let ours = modules
-        .items()
-        .iter()
-        .find(|module| module.get("name").text() == "flashsale");
+    let ours = modules.items().iter().find(|module| module.get("name").text() == "flashsale");
     let version = ours.expect("flashsale is listed").get("ver").integer();
     assert!(version > 0, "{modules}");
     assert_eq!(client.line("FLASH.CREATE sale:1").to_string(), "OK");
@@ -76,11 +64,7 @@ fn unknown_module_arguments_are_refused(server: Server) {
     let refusal = client.call(&["MODULE", "LOAD", module, "no-such-setting", "1"]);
     assert!(refusal.is_error(), "{refusal}");
     assert!(redis.is_alive());
-    assert!(
-        redis.log().contains("no-such-setting"),
-        "the log does not say why:\n{}",
-        redis.log()
-    );
+    assert!(redis.log().contains("no-such-setting"), "the log does not say why:\n{}", redis.log());
 }
 
 fn does_not_leave_data_behind_by_unloading(server: Server) {
@@ -99,28 +83,12 @@ fn commands_say_what_they_touch(server: Server) {
         let info = client.ok(&["COMMAND", "INFO", command]);
         assert_ne!(*info.at(0), Reply::Nil, "{command} is not there");
         let flags = info.at(0).at(2).to_string();
-        let reads = [
-            "FLASH.INFO",
-            "FLASH.HOLD",
-            "FLASH.BUYER",
-            "FLASH.HOLDS",
-            "FLASH.AUDIT",
-        ];
-        let expected = if reads.contains(&command) {
-            "readonly"
-        } else {
-            "write"
-        };
-        assert!(
-            flags.contains(expected),
-            "{command} is not {expected}: {flags}"
-        );
+        let reads = ["FLASH.INFO", "FLASH.HOLD", "FLASH.BUYER", "FLASH.HOLDS", "FLASH.AUDIT"];
+        let expected = if reads.contains(&command) { "readonly" } else { "write" };
+        assert!(flags.contains(expected), "{command} is not {expected}: {flags}");
         let reserves = ["FLASH.RESERVE", "FLASH.ORDER", "FLASH.CREATE"];
         if reserves.contains(&command) {
-            assert!(
-                flags.contains("denyoom"),
-                "{command} may grow memory: {flags}"
-            );
+            assert!(flags.contains("denyoom"), "{command} may grow memory: {flags}");
         }
         let mut call = vec!["COMMAND", "GETKEYS", command, "sale:1"];
         call.extend(["a", "b", "c", "ITEMS", "d", "1"]);

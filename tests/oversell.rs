@@ -6,38 +6,20 @@ use flashsale_tests::rush::Rush;
 use flashsale_tests::sale::{assert_audit_is_clean, confirmed_orders, order_entries, stock};
 use flashsale_tests::{RedisServer, Server, on_every_server};
 
-on_every_server!(
-    a_rush_sells_each_unit_once,
-    limits_hold_in_a_rush,
-    one_hold_sent_by_many_clients_at_once_is_one_hold,
-);
+on_every_server!(a_rush_sells_each_unit_once, limits_hold_in_a_rush, one_hold_sent_by_many_clients_at_once_is_one_hold,);
 
 const SKUS: [&str; 3] = ["red", "green", "blue"];
 
 fn a_rush_sells_each_unit_once(server: Server) {
     let redis = RedisServer::builder(server).module().start();
     let mut client = redis.client();
-    client.ok(&[
-        "FLASH.CREATE",
-        "sale:1",
-        "ITEMS",
-        "red",
-        "300",
-        "green",
-        "200",
-        "blue",
-        "10",
-    ]);
+    client.ok(&["FLASH.CREATE", "sale:1", "ITEMS", "red", "300", "green", "200", "blue", "10"]);
     let mut rush = Rush::new("sale:1", &SKUS);
     rush.threads = 8;
     let tally = rush.run(redis.port());
 
     assert_eq!(tally.cut_off, 0);
-    assert!(
-        tally.count("CONFIRMED") > 100 && tally.count("SOLDOUT") > 0,
-        "{:?}",
-        tally.outcomes
-    );
+    assert!(tally.count("CONFIRMED") > 100 && tally.count("SOLDOUT") > 0, "{:?}", tally.outcomes);
     assert_audit_is_clean(&mut client, "sale:1");
     for (sku, stocked) in [("red", 300), ("green", 200), ("blue", 10)] {
         let stock = stock(&mut client, "sale:1", sku);
@@ -50,17 +32,7 @@ fn a_rush_sells_each_unit_once(server: Server) {
 fn limits_hold_in_a_rush(server: Server) {
     let redis = RedisServer::builder(server).module().start();
     let mut client = redis.client();
-    client.ok(&[
-        "FLASH.CREATE",
-        "sale:1",
-        "LIMIT",
-        "5",
-        "ITEMS",
-        "red",
-        "1000",
-        "green",
-        "1000",
-    ]);
+    client.ok(&["FLASH.CREATE", "sale:1", "LIMIT", "5", "ITEMS", "red", "1000", "green", "1000"]);
     client.ok(&["FLASH.STOCK", "sale:1", "blue", "1000", "LIMIT", "2"]);
     let mut rush = Rush::new("sale:1", &SKUS);
     rush.buyers = 20;
@@ -81,15 +53,10 @@ fn limits_hold_in_a_rush(server: Server) {
         let sign = if entry["type"] == "confirmed" { 1 } else { -1 };
         let words: Vec<&str> = entry["items"].split_whitespace().collect();
         let blue = words.chunks(2).filter(|pair| pair[0] == "blue");
-        let count: i64 = blue
-            .map(|pair| pair[1].parse::<i64>().expect("a quantity"))
-            .sum();
+        let count: i64 = blue.map(|pair| pair[1].parse::<i64>().expect("a quantity")).sum();
         *blue_of_buyer.entry(entry["buyer"].clone()).or_default() += sign * count;
     }
-    let greedy: Vec<_> = blue_of_buyer
-        .iter()
-        .filter(|(_, count)| **count > 2)
-        .collect();
+    let greedy: Vec<_> = blue_of_buyer.iter().filter(|(_, count)| **count > 2).collect();
     assert!(greedy.is_empty(), "{greedy:?}");
 }
 
@@ -103,9 +70,7 @@ fn units(reply: &flashsale_tests::Reply) -> i64 {
 
 fn one_hold_sent_by_many_clients_at_once_is_one_hold(server: Server) {
     let redis = RedisServer::builder(server).module().start();
-    redis
-        .client()
-        .ok(&["FLASH.CREATE", "sale:1", "ITEMS", "red", "100"]);
+    redis.client().ok(&["FLASH.CREATE", "sale:1", "ITEMS", "red", "100"]);
     let replies: Vec<String> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
             .map(|_| {
@@ -113,25 +78,15 @@ fn one_hold_sent_by_many_clients_at_once_is_one_hold(server: Server) {
                     let mut client = redis.client();
                     let mut replies = Vec::new();
                     for _ in 0..50 {
-                        replies.push(
-                            client
-                                .line("FLASH.RESERVE sale:1 h1 ann ITEMS red 2")
-                                .to_string(),
-                        );
+                        replies.push(client.line("FLASH.RESERVE sale:1 h1 ann ITEMS red 2").to_string());
                     }
                     replies
                 })
             })
             .collect();
-        threads
-            .into_iter()
-            .flat_map(|thread| thread.join().expect("no panic"))
-            .collect()
+        threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
     });
     assert!(replies[0].starts_with("[RESERVED h1 "), "{}", replies[0]);
-    assert!(
-        replies.iter().all(|reply| *reply == replies[0]),
-        "{replies:?}"
-    );
+    assert!(replies.iter().all(|reply| *reply == replies[0]), "{replies:?}");
     assert_eq!(stock(&mut redis.client(), "sale:1", "red").held, 2);
 }

@@ -64,17 +64,11 @@ fn replica_after_rushes(server: Server, replica: RedisServerBuilder) {
 
 fn a_replica_is_equal_after_a_rush(server: Server) {
     let primary = primary_with_sale(server);
-    let replica = RedisServer::builder(server)
-        .module()
-        .replica_of(&primary)
-        .start();
+    let replica = RedisServer::builder(server).module().replica_of(&primary).start();
     let tally = rush(1).run(primary.port());
     assert_equal(&primary, &replica);
     // A replica may be read: it tells of the same orders.
-    assert_eq!(
-        confirmed_orders(&mut replica.client(), "sale:1"),
-        tally.confirmed
-    );
+    assert_eq!(confirmed_orders(&mut replica.client(), "sale:1"), tally.confirmed);
 }
 
 fn a_replica_that_joins_in_mid_rush_is_equal(server: Server) {
@@ -82,13 +76,8 @@ fn a_replica_that_joins_in_mid_rush_is_equal(server: Server) {
     let replica = std::thread::scope(|scope| {
         let crowd = scope.spawn(|| rush(1).run(primary.port()));
         let mut client = primary.client();
-        wait_until("the rush is on", PATIENCE, || {
-            stock(&mut client, "sale:1", "red").available < 800
-        });
-        let replica = RedisServer::builder(server)
-            .module()
-            .replica_of(&primary)
-            .start();
+        wait_until("the rush is on", PATIENCE, || stock(&mut client, "sale:1", "red").available < 800);
+        let replica = RedisServer::builder(server).module().replica_of(&primary).start();
         crowd.join().expect("the rush ends well");
         replica
     });
@@ -96,28 +85,17 @@ fn a_replica_that_joins_in_mid_rush_is_equal(server: Server) {
 }
 
 fn a_diskless_replica_is_equal(server: Server) {
-    let replica = RedisServer::builder(server)
-        .module()
-        .set("repl-diskless-load", "swapdb");
+    let replica = RedisServer::builder(server).module().set("repl-diskless-load", "swapdb");
     replica_after_rushes(server, replica);
-    let from_disk = RedisServer::builder(server)
-        .module()
-        .set("repl-diskless-load", "disabled");
+    let from_disk = RedisServer::builder(server).module().set("repl-diskless-load", "disabled");
     replica_after_rushes(server, from_disk);
 }
 
 fn a_promoted_replica_goes_on_selling(server: Server) {
     let mut primary = primary_with_sale(server);
-    let replica = RedisServer::builder(server)
-        .module()
-        .replica_of(&primary)
-        .start();
+    let replica = RedisServer::builder(server).module().replica_of(&primary).start();
     let before = rush(1).run(primary.port());
-    let made_up = primary
-        .client()
-        .line("FLASH.RESERVE sale:1 * zoe ITEMS red 1")
-        .at(1)
-        .text();
+    let made_up = primary.client().line("FLASH.RESERVE sale:1 * zoe ITEMS red 1").at(1).text();
     assert_equal(&primary, &replica);
     primary.kill_9();
 
@@ -126,15 +104,8 @@ fn a_promoted_replica_goes_on_selling(server: Server) {
     let hold = client.ok(&["FLASH.HOLD", "sale:1", &made_up]);
     assert_eq!(hold.get("buyer").text(), "zoe");
     // An id that the dead primary may have given to somebody else is never given again.
-    let next = client
-        .line("FLASH.RESERVE sale:1 * yan ITEMS red 1")
-        .at(1)
-        .text();
-    assert_ne!(
-        next.split('-').next(),
-        made_up.split('-').next(),
-        "{made_up} {next}"
-    );
+    let next = client.line("FLASH.RESERVE sale:1 * yan ITEMS red 1").at(1).text();
+    assert_ne!(next.split('-').next(), made_up.split('-').next(), "{made_up} {next}");
 
     let mut all = rush(2).run(replica.port());
     all.add(before);
@@ -144,13 +115,8 @@ fn a_promoted_replica_goes_on_selling(server: Server) {
 
 fn a_replica_refuses_writes_and_never_expires_by_itself(server: Server) {
     let mut primary = primary_with_sale(server);
-    let replica = RedisServer::builder(server)
-        .module()
-        .replica_of(&primary)
-        .start();
-    let hold = primary
-        .client()
-        .line("FLASH.RESERVE sale:1 h1 ann TTL 300 ITEMS red 5");
+    let replica = RedisServer::builder(server).module().replica_of(&primary).start();
+    let hold = primary.client().line("FLASH.RESERVE sale:1 h1 ann TTL 300 ITEMS red 5");
     let deadline_ms = hold.at(2).integer();
     replica.wait_for_primary(&primary);
     let mut client = replica.client();
@@ -175,23 +141,10 @@ fn a_replica_refuses_writes_and_never_expires_by_itself(server: Server) {
 
 fn transactions_and_scripts_replicate(server: Server) {
     let primary = primary_with_sale(server);
-    let replica = RedisServer::builder(server)
-        .module()
-        .replica_of(&primary)
-        .start();
+    let replica = RedisServer::builder(server).module().replica_of(&primary).start();
     let mut client = primary.client();
     client.ok(&["MULTI"]);
-    client.ok(&[
-        "FLASH.RESERVE",
-        "sale:1",
-        "h1",
-        "ann",
-        "TTL",
-        "60000",
-        "ITEMS",
-        "red",
-        "1",
-    ]);
+    client.ok(&["FLASH.RESERVE", "sale:1", "h1", "ann", "TTL", "60000", "ITEMS", "red", "1"]);
     client.ok(&["FLASH.CONFIRM", "sale:1", "h1"]);
     client.ok(&["FLASH.ORDER", "sale:1", "h2", "bob", "ITEMS", "red", "1"]);
     let replies = client.ok(&["EXEC"]);

@@ -45,21 +45,11 @@ struct Row {
 }
 
 const ROWS: [Row; 7] = [
-    Row {
-        name: "DECR",
-        prepare: |_| {},
-        command: |_| words("DECR counter"),
-        outcome: "",
-    },
+    Row { name: "DECR", prepare: |_| {}, command: |_| words("DECR counter"), outcome: "" },
     Row {
         name: "FLASH.RESERVE",
         prepare: create_sale,
-        command: |n| {
-            words(&format!(
-                "FLASH.RESERVE sale {} buyer-{n} ITEMS shirt 1",
-                id(n)
-            ))
-        },
+        command: |n| words(&format!("FLASH.RESERVE sale {} buyer-{n} ITEMS shirt 1", id(n))),
         outcome: "RESERVED",
     },
     Row {
@@ -68,12 +58,7 @@ const ROWS: [Row; 7] = [
             create_sale(client);
             client.ok(&["FLASH.STOCK", "sale", "cap", "0"]);
         },
-        command: |n| {
-            words(&format!(
-                "FLASH.RESERVE sale {} buyer-{n} ITEMS cap 1",
-                id(n)
-            ))
-        },
+        command: |n| words(&format!("FLASH.RESERVE sale {} buyer-{n} ITEMS cap 1", id(n))),
         outcome: "SOLDOUT",
     },
     Row {
@@ -81,10 +66,7 @@ const ROWS: [Row; 7] = [
         prepare: |client| {
             create_sale(client);
             pipeline(client, 0..TIMED, "RESERVED", |n| {
-                words(&format!(
-                    "FLASH.RESERVE sale {} buyer-{n} ITEMS shirt 1",
-                    id(n)
-                ))
+                words(&format!("FLASH.RESERVE sale {} buyer-{n} ITEMS shirt 1", id(n)))
             });
         },
         command: |n| words(&format!("FLASH.CONFIRM sale {}", id(n))),
@@ -93,12 +75,7 @@ const ROWS: [Row; 7] = [
     Row {
         name: "FLASH.ORDER",
         prepare: create_sale,
-        command: |n| {
-            words(&format!(
-                "FLASH.ORDER sale {} buyer-{n} ITEMS shirt 1",
-                id(n)
-            ))
-        },
+        command: |n| words(&format!("FLASH.ORDER sale {} buyer-{n} ITEMS shirt 1", id(n))),
         outcome: "CONFIRMED",
     },
     Row {
@@ -132,10 +109,7 @@ fn main() {
         eprintln!("measuring {} ...", row.name);
         let instructions = count_instructions(row);
         let decr = *decr.get_or_insert(instructions);
-        let (pipelined, single) = (
-            per_second(row, PIPELINE, TIMED),
-            per_second(row, 1, TIMED / 10),
-        );
+        let (pipelined, single) = (per_second(row, PIPELINE, TIMED), per_second(row, 1, TIMED / 10));
         let _ = writeln!(
             table,
             "| {} | {instructions} | {:.2} | {pipelined:.0} | {single:.0} |",
@@ -156,15 +130,7 @@ fn id(n: usize) -> String {
 }
 
 fn create_sale(client: &mut Client) {
-    client.ok(&[
-        "FLASH.CREATE",
-        "sale",
-        "LIMIT",
-        "5",
-        "ITEMS",
-        "shirt",
-        "1000000000",
-    ]);
+    client.ok(&["FLASH.CREATE", "sale", "LIMIT", "5", "ITEMS", "shirt", "1000000000"]);
 }
 
 fn create_script(client: &mut Client, stock: &str) {
@@ -174,9 +140,7 @@ fn create_script(client: &mut Client, stock: &str) {
 }
 
 fn script_sha(client: &mut Client) -> String {
-    client
-        .ok(&["EVAL", "return redis.sha1hex(ARGV[1])", "0", USUAL_SCRIPT])
-        .text()
+    client.ok(&["EVAL", "return redis.sha1hex(ARGV[1])", "0", USUAL_SCRIPT]).text()
 }
 
 fn script_call(n: usize) -> Vec<String> {
@@ -185,19 +149,11 @@ fn script_call(n: usize) -> Vec<String> {
         let redis = RedisServer::builder(Server::Redis70).start();
         script_sha(&mut redis.client())
     });
-    words(&format!(
-        "EVALSHA {sha} 4 s:stock s:buyers s:holds s:deadlines {} buyer-{n} 1",
-        id(n)
-    ))
+    words(&format!("EVALSHA {sha} 4 s:stock s:buyers s:holds s:deadlines {} buyer-{n} 1", id(n)))
 }
 
 /// Sends the commands of these numbers, [`PIPELINE`] at a time, and checks every answer.
-fn pipeline(
-    client: &mut Client,
-    numbers: Range<usize>,
-    outcome: &str,
-    command: fn(usize) -> Vec<String>,
-) {
+fn pipeline(client: &mut Client, numbers: Range<usize>, outcome: &str, command: fn(usize) -> Vec<String>) {
     let requests: Vec<Vec<String>> = numbers.map(command).collect();
     send_in_batches(client, &requests, PIPELINE, outcome);
 }
@@ -207,10 +163,7 @@ fn send_in_batches(client: &mut Client, requests: &[Vec<String>], batch: usize, 
         client.send_all(requests).expect("the server takes it");
         for _ in requests {
             let reply = client.receive().expect("the server answers");
-            assert!(
-                !reply.is_error() && reply.status().starts_with(outcome),
-                "{reply}"
-            );
+            assert!(!reply.is_error() && reply.status().starts_with(outcome), "{reply}");
         }
     }
 }
@@ -236,12 +189,7 @@ fn count_instructions(row: &Row) -> u64 {
     let warm_up = COUNTED / 4;
     pipeline(&mut client, 0..warm_up, row.outcome, row.command);
     control(&valgrind, "--zero");
-    pipeline(
-        &mut client,
-        warm_up..warm_up + COUNTED,
-        row.outcome,
-        row.command,
-    );
+    pipeline(&mut client, warm_up..warm_up + COUNTED, row.outcome, row.command);
     control(&valgrind, "--dump");
     valgrind.kill_9();
     dumped_instructions(dir.path()) / COUNTED as u64
@@ -256,20 +204,12 @@ fn start_under_callgrind(dir: &Path) -> (Process, Client) {
             .current_dir(dir)
             .args(["--tool=callgrind", "--callgrind-out-file=callgrind.out"])
             .arg(&server)
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-            ])
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             // As little as can be happens beside the commands.
             .args(["--hz", "1", "--dynamic-hz", "no"])
             .arg("--loadmodule")
             .arg(artifacts::module());
-        let mut process =
-            Process::start("valgrind", command, &dir.join("log")).expect("valgrind runs");
+        let mut process = Process::start("valgrind", command, &dir.join("log")).expect("valgrind runs");
         for _ in 0..600 {
             if let Ok(mut client) = Client::connect(port)
                 && client.try_call(&["PING"]).is_ok()
@@ -291,23 +231,12 @@ fn control(valgrind: &Process, what: &str) {
         .arg(valgrind.pid().to_string())
         .output()
         .expect("callgrind_control comes with valgrind");
-    assert!(
-        status.status.success(),
-        "{}",
-        String::from_utf8_lossy(&status.stderr)
-    );
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
 }
 
 /// The sum of the one dump that was asked for.
 fn dumped_instructions(dir: &Path) -> u64 {
     let dump = std::fs::read_to_string(dir.join("callgrind.out.1")).expect("callgrind's dump");
-    let total = dump.lines().find_map(|line| {
-        line.strip_prefix("totals: ")
-            .or(line.strip_prefix("summary: "))
-    });
-    total
-        .expect("a dump has a total")
-        .trim()
-        .parse()
-        .expect("a number")
+    let total = dump.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
+    total.expect("a dump has a total").trim().parse().expect("a number")
 }

@@ -15,9 +15,7 @@ pub fn flashsale() -> PathBuf {
 
 /// The project's folder.
 pub fn project() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the tests lie in the project")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the project")
 }
 
 /// A Python interpreter that has redis-py: `FLASHSALE_PYTHON`, or the first that has it.
@@ -26,10 +24,7 @@ pub fn python_with_redis() -> PathBuf {
     let found = std::process::Command::new(&script)
         .output()
         .unwrap_or_else(|error| panic!("{} did not run: {error}", script.display()));
-    assert!(
-        found.status.success(),
-        "no Python with redis-py here: run `make test`, or install python3-redis"
-    );
+    assert!(found.status.success(), "no Python with redis-py here: run `make test`, or install python3-redis");
     PathBuf::from(String::from_utf8_lossy(&found.stdout).trim())
 }
 
@@ -37,11 +32,7 @@ pub fn python_with_redis() -> PathBuf {
 fn built(variable: &str, file: &str) -> PathBuf {
     if let Some(path) = env::var_os(variable) {
         let path = PathBuf::from(path);
-        assert!(
-            path.exists(),
-            "{variable} names {}, which is not there",
-            path.display()
-        );
+        assert!(path.exists(), "{variable} names {}, which is not there", path.display());
         return path;
     }
     let test = env::current_exe().expect("a running test has a path");

@@ -22,10 +22,7 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Client {
-            stream: BufReader::with_capacity(64 * 1024, stream),
-            request: Vec::new(),
-        })
+        Ok(Client { stream: BufReader::with_capacity(64 * 1024, stream), request: Vec::new() })
     }
 
     /// Speaks RESP3 from now on.
@@ -130,10 +127,7 @@ impl Client {
 
     /// How long [`Client::receive`] waits; the usual 30 s suit all but tests of silence.
     pub fn set_patience(&mut self, patience: Duration) {
-        self.stream
-            .get_mut()
-            .set_read_timeout(Some(patience))
-            .expect("a positive duration is a valid timeout");
+        self.stream.get_mut().set_read_timeout(Some(patience)).expect("a positive duration is a valid timeout");
     }
 
     fn receive_many(&mut self, count: i64) -> io::Result<Vec<Reply>> {
@@ -157,10 +151,7 @@ impl Client {
         self.stream.read_until(b'\n', &mut line)?;
         match line.strip_suffix(b"\r\n") {
             Some(line) => Ok(String::from_utf8_lossy(line).into_owned()),
-            None => Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the server closed the connection",
-            )),
+            None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
         }
     }
 }
@@ -170,9 +161,6 @@ fn garbage(line: &str) -> io::Error {
 }
 
 fn printable<A: AsRef<[u8]>>(arguments: &[A]) -> String {
-    let words: Vec<String> = arguments
-        .iter()
-        .map(|argument| argument.as_ref().escape_ascii().to_string())
-        .collect();
+    let words: Vec<String> = arguments.iter().map(|argument| argument.as_ref().escape_ascii().to_string()).collect();
     words.join(" ")
 }

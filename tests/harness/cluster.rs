@@ -39,13 +39,8 @@ impl ClusterBuilder {
     pub fn start(self) -> Cluster {
         let start = || self.node.clone().cluster().start();
         let primaries: Vec<RedisServer> = (0..self.primaries).map(|_| start()).collect();
-        let replicas: Vec<RedisServer> = (0..self.primaries * self.replicas_each)
-            .map(|_| start())
-            .collect();
-        let cluster = Cluster {
-            primaries,
-            replicas,
-        };
+        let replicas: Vec<RedisServer> = (0..self.primaries * self.replicas_each).map(|_| start()).collect();
+        let cluster = Cluster { primaries, replicas };
         cluster.give_out_slots();
         cluster.introduce();
         cluster.attach_replicas(self.replicas_each);
@@ -57,11 +52,7 @@ impl ClusterBuilder {
 impl Cluster {
     /// Three primaries with a replica each.
     pub fn builder(server: Server) -> ClusterBuilder {
-        ClusterBuilder {
-            node: RedisServer::builder(server),
-            primaries: 3,
-            replicas_each: 1,
-        }
+        ClusterBuilder { node: RedisServer::builder(server), primaries: 3, replicas_each: 1 }
     }
 
     /// As [`Cluster::builder`], each node with the module.
@@ -71,11 +62,7 @@ impl Cluster {
 
     /// As [`Cluster::builder`], from nodes with any settings.
     pub fn with_nodes(node: RedisServerBuilder) -> ClusterBuilder {
-        ClusterBuilder {
-            node,
-            primaries: 3,
-            replicas_each: 1,
-        }
+        ClusterBuilder { node, primaries: 3, replicas_each: 1 }
     }
 
     /// The nodes that began as primaries.
@@ -96,10 +83,7 @@ impl Cluster {
     /// A connection to the node that owns the slot of `key` by the first layout.
     #[track_caller]
     pub fn client_for(&self, key: &str) -> Client {
-        let slot = self.primaries[0]
-            .client()
-            .ok(&["CLUSTER", "KEYSLOT", key])
-            .integer();
+        let slot = self.primaries[0].client().ok(&["CLUSTER", "KEYSLOT", key]).integer();
         let owner = (0..self.primaries.len())
             .rfind(|&index| self.first_slot(index) <= slot as usize)
             .expect("the first range begins at slot 0");
@@ -116,12 +100,7 @@ impl Cluster {
             let mut client = node.client();
             // Distinct epochs from the start, so that nodes need not sort out who is right.
             client.ok(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
-            client.ok(&[
-                "CLUSTER",
-                "ADDSLOTSRANGE",
-                &first.to_string(),
-                &last.to_string(),
-            ]);
+            client.ok(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
         }
     }
 
@@ -158,10 +137,7 @@ impl Cluster {
                 info.contains("cluster_state:ok")
                     && info.contains(&format!("cluster_slots_ok:{SLOTS}"))
                     && info.contains(&format!("cluster_size:{}", self.primaries.len()))
-            }) && self
-                .replicas
-                .iter()
-                .all(|replica| replica.info("master_link_status").as_deref() == Some("up"))
+            }) && self.replicas.iter().all(|replica| replica.info("master_link_status").as_deref() == Some("up"))
         });
     }
 }

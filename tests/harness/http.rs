@@ -18,8 +18,7 @@ impl Answer {
     /// The body as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
     }
 
     pub fn text(&self) -> String {
@@ -35,10 +34,7 @@ impl Answer {
     pub fn problem(&self) -> String {
         let problem = self.json();
         let kind = problem["type"].as_str().unwrap_or_default();
-        kind.rsplit(['/', ':', '#'])
-            .next()
-            .unwrap_or_default()
-            .to_owned()
+        kind.rsplit(['/', ':', '#']).next().unwrap_or_default().to_owned()
     }
 }
 
@@ -62,9 +58,7 @@ impl Http {
             .timeout_global(Some(Duration::from_secs(30)))
             .proxy(None)
             .build();
-        Http {
-            agent: config.into(),
-        }
+        Http { agent: config.into() }
     }
 
     /// Sends a request; `headers` are pairs of name and value, `body` may be empty.
@@ -72,13 +66,7 @@ impl Http {
     /// # Panics
     /// If no answer comes; [`Http::try_request`] tells.
     #[track_caller]
-    pub fn request(
-        &self,
-        method: &str,
-        url: &str,
-        headers: &[(&str, &str)],
-        body: &[u8],
-    ) -> Answer {
+    pub fn request(&self, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         match self.try_request(method, url, headers, body) {
             Ok(answer) => answer,
             Err(error) => panic!("{method} {url}: {error}"),
@@ -106,18 +94,9 @@ impl Http {
         let headers = response
             .headers()
             .iter()
-            .map(|(name, value)| {
-                (
-                    name.to_string(),
-                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
-                )
-            })
+            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
             .collect();
-        Ok(Answer {
-            status: response.status().as_u16(),
-            headers,
-            body: response.body_mut().read_to_vec()?,
-        })
+        Ok(Answer { status: response.status().as_u16(), headers, body: response.body_mut().read_to_vec()? })
     }
 
     #[track_caller]

@@ -23,15 +23,8 @@ impl Process {
     /// Starts `command`, with no input, all it prints going to `log`.
     pub fn start(name: &str, mut command: Command, log: &Path) -> io::Result<Process> {
         let out = File::options().create(true).append(true).open(log)?;
-        command
-            .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out);
-        Ok(Process {
-            child: spawn_on_lasting_thread(command)?,
-            name: name.to_owned(),
-            log: log.to_owned(),
-        })
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
+        Ok(Process { child: spawn_on_lasting_thread(command)?, name: name.to_owned(), log: log.to_owned() })
     }
 
     pub fn pid(&self) -> u32 {
@@ -69,9 +62,7 @@ impl Process {
 
     /// All it has printed so far.
     pub fn output(&self) -> String {
-        std::fs::read(&self.log)
-            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-            .unwrap_or_default()
+        std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 }
 
@@ -82,11 +73,7 @@ impl Drop for Process {
             let output = self.output();
             let lines: Vec<&str> = output.lines().collect();
             let tail = &lines[lines.len().saturating_sub(40)..];
-            eprintln!(
-                "--- end of the log of {}:\n{}\n---",
-                self.name,
-                tail.join("\n")
-            );
+            eprintln!("--- end of the log of {}:\n{}\n---", self.name, tail.join("\n"));
         }
     }
 }

@@ -27,6 +27,7 @@ pub struct Addresses {
 #[derive(Debug, Clone)]
 pub struct ProxyBuilder {
     settings: BTreeMap<String, String>,
+    files: BTreeMap<String, String>,
 }
 
 impl ProxyBuilder {
@@ -38,6 +39,20 @@ impl ProxyBuilder {
     /// The shop behind the proxy, as `127.0.0.1:PORT`.
     pub fn upstream(self, address: &str) -> Self {
         self.set("shop.upstreams", &format!("[{}]", quoted(address)))
+    }
+
+    /// Runs the relay too, which sends the orders of every sale to this URL, signed with `secret`.
+    pub fn webhook(self, url: &str, secret: &str) -> Self {
+        self.file("webhook-secret", secret)
+            .set("relay.enabled", "true")
+            .set("relay.webhook.url", &quoted(url))
+            .set("relay.webhook.secret_file", &quoted("webhook-secret"))
+    }
+
+    /// A file beside the config, which settings may name: the proxy runs in its folder.
+    pub fn file(mut self, name: &str, content: &str) -> Self {
+        self.files.insert(name.to_owned(), content.to_owned());
+        self
     }
 
     /// Any setting, its value as TOML: `.set("rates.mode", "\"enforce\"")`.
@@ -52,10 +67,7 @@ impl ProxyBuilder {
     /// If it does not come up; its log is in the message.
     #[track_caller]
     pub fn start(self) -> Proxy {
-        let dir = tempfile::Builder::new()
-            .prefix("flashsale-edge-")
-            .tempdir()
-            .expect("a temporary folder");
+        let dir = tempfile::Builder::new().prefix("flashsale-edge-").tempdir().expect("a temporary folder");
         // Another process may take a port between our look and the proxy's bind.
         for _ in 0..5 {
             let addresses = Addresses {
@@ -65,12 +77,7 @@ impl ProxyBuilder {
             };
             let mut process = self.spawn(&addresses);
             if becomes_healthy(&mut process, &addresses) {
-                return Proxy {
-                    process,
-                    addresses,
-                    builder: self,
-                    _dir: dir,
-                };
+                return Proxy { process, addresses, builder: self, _dir: dir };
             }
             assert!(
                 process.output().contains("Address already in use"),
@@ -82,27 +89,17 @@ impl ProxyBuilder {
     }
 
     fn spawn(&self, addresses: &Addresses) -> Process {
-        let secret = addresses.dir.join("jwt-secret");
-        std::fs::write(&secret, TOKEN_SECRET).expect("the temporary folder can be written");
+        for (name, content) in &self.files {
+            std::fs::write(addresses.dir.join(name), content).expect("the temporary folder can be written");
+        }
         let mut settings = self.settings.clone();
         settings.insert("listen.public".into(), quoted(&addresses.public));
         settings.insert("listen.admin".into(), quoted(&addresses.admin));
-        settings.entry("tokens.keys".into()).or_insert_with(|| {
-            let secret = quoted(secret.to_str().expect("a path in UTF-8"));
-            format!("[{{ algorithm = \"HS256\", secret_file = {secret} }}]")
-        });
-        let config: String = settings
-            .iter()
-            .map(|(key, value)| format!("{key} = {value}\n"))
-            .collect();
+        let config: String = settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         let file = addresses.dir.join("edge.toml");
         std::fs::write(&file, config).expect("the temporary folder can be written");
         let mut command = Command::new(artifacts::flashsale());
-        command
-            .current_dir(&addresses.dir)
-            .arg("serve")
-            .arg("--config")
-            .arg(file);
+        command.current_dir(&addresses.dir).arg("serve").arg("--config").arg(file);
         Process::start("flashsale serve", command, &addresses.dir.join("edge.log"))
             .unwrap_or_else(|error| panic!("flashsale serve can't be run: {error}"))
     }
@@ -123,20 +120,20 @@ pub struct Proxy {
 }
 
 /// The secret of the HS256 key that every proxy here knows, unless `tokens.keys` is set.
-pub const TOKEN_SECRET: &[u8] = b"a secret of the shop, 32 bytes at least";
+pub const TOKEN_SECRET: &str = "a secret of the shop, 32 bytes at least";
 
 impl Proxy {
     /// A proxy on free ports that trusts tokens signed with [`TOKEN_SECRET`] and limits no rates.
     pub fn builder() -> ProxyBuilder {
-        ProxyBuilder {
-            settings: BTreeMap::new(),
-        }
-        .set("rates.mode", "\"off\"")
+        ProxyBuilder { settings: BTreeMap::new(), files: BTreeMap::new() }
+            .file("jwt-secret", TOKEN_SECRET)
+            .set("tokens.keys", r#"[{ algorithm = "HS256", secret_file = "jwt-secret" }]"#)
+            .set("rates.mode", &quoted("off"))
     }
 
     /// `Authorization` of a buyer, which this proxy believes.
     pub fn bearer(&self, buyer: &str) -> String {
-        token::bearer(buyer, TOKEN_SECRET)
+        token::bearer(buyer, TOKEN_SECRET.as_bytes())
     }
 
     /// `http://127.0.0.1:PORT/path` on the public listener; `path` begins with a slash.
@@ -197,10 +194,7 @@ fn becomes_healthy(process: &mut Process, addresses: &Addresses) -> bool {
         if process.exited().is_some() {
             return false;
         }
-        if http
-            .try_request("GET", &url, &[], b"")
-            .is_ok_and(|answer| answer.status == 200)
-        {
+        if http.try_request("GET", &url, &[], b"").is_ok_and(|answer| answer.status == 200) {
             return true;
         }
         std::thread::sleep(Duration::from_millis(10));

@@ -73,22 +73,13 @@ impl RedisServerBuilder {
     /// If the server is not on this machine or does not come up.
     #[track_caller]
     pub fn start(self) -> RedisServer {
-        let dir = tempfile::Builder::new()
-            .prefix("flashsale-redis-")
-            .tempdir()
-            .expect("a temporary folder");
+        let dir = tempfile::Builder::new().prefix("flashsale-redis-").tempdir().expect("a temporary folder");
         // Another process may take the port between our look and the server's bind.
         for _ in 0..5 {
             let (port, bus_port) = (free_port(), free_port());
             let mut process = self.spawn(dir.path(), port, bus_port);
             if wait_until_it_listens(&mut process, port) {
-                let server = RedisServer {
-                    dir,
-                    port,
-                    bus_port,
-                    process,
-                    builder: self,
-                };
+                let server = RedisServer { dir, port, bus_port, process, builder: self };
                 server.wait_until_ready();
                 return server;
             }
@@ -103,21 +94,13 @@ impl RedisServerBuilder {
     }
 
     fn spawn(&self, dir: &Path, port: u16, bus_port: u16) -> Process {
-        let program = self
-            .server
-            .program()
-            .unwrap_or_else(|| panic!("{} is not on this machine", self.server.name()));
+        let program = self.server.program().unwrap_or_else(|| panic!("{} is not on this machine", self.server.name()));
         let mut command = Command::new(program);
         command
             .current_dir(dir)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
             .args(["--daemonize", "no", "--save", ""])
-            .args([
-                "--enable-debug-command",
-                "yes",
-                "--enable-module-command",
-                "yes",
-            ])
+            .args(["--enable-debug-command", "yes", "--enable-module-command", "yes"])
             // Replicas come and go in tests: no waiting for more of them, no long pauses.
             .args(["--repl-diskless-sync-delay", "0"]);
         if let Some(fsync) = self.append_only {
@@ -138,10 +121,7 @@ impl RedisServerBuilder {
         }
         command.args(&self.arguments);
         if let Some(arguments) = &self.module {
-            command
-                .arg("--loadmodule")
-                .arg(artifacts::module())
-                .args(arguments);
+            command.arg("--loadmodule").arg(artifacts::module()).args(arguments);
         }
         let name = format!("{} on port {port}", self.server.name());
         Process::start(&name, command, &dir.join("server.log"))
@@ -205,11 +185,7 @@ impl RedisServer {
     pub fn client(&self) -> Client {
         match Client::connect(self.port) {
             Ok(client) => client,
-            Err(error) => panic!(
-                "{} on port {}: {error}",
-                self.builder.server.name(),
-                self.port
-            ),
+            Err(error) => panic!("{} on port {}: {error}", self.builder.server.name(), self.port),
         }
     }
 
@@ -239,9 +215,7 @@ impl RedisServer {
     /// If it does not come up, for example because it refuses its own data.
     #[track_caller]
     pub fn restart(&mut self) {
-        self.process = self
-            .builder
-            .spawn(self.dir.path(), self.port, self.bus_port);
+        self.process = self.builder.spawn(self.dir.path(), self.port, self.bus_port);
         assert!(
             wait_until_it_listens(&mut self.process, self.port),
             "{} did not start again:\n{}",
@@ -255,9 +229,7 @@ impl RedisServer {
     #[track_caller]
     pub fn info(&self, field: &str) -> Option<String> {
         let info = self.client().ok(&["INFO", "everything"]).text();
-        info.lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-            .map(|value| value.trim().to_owned())
+        info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(|value| value.trim().to_owned())
     }
 
     /// `DEBUG DIGEST`: equal for servers that hold equal data.

@@ -65,9 +65,7 @@ impl Reply {
     /// Element `index` of an array.
     #[track_caller]
     pub fn at(&self, index: usize) -> &Reply {
-        self.items()
-            .get(index)
-            .unwrap_or_else(|| panic!("no element {index} in {self}"))
+        self.items().get(index).unwrap_or_else(|| panic!("no element {index} in {self}"))
     }
 
     /// The keys and values of a map, whether it came as RESP3 map or as RESP2 array.
@@ -86,17 +84,13 @@ impl Reply {
     /// The value of `key` in a map.
     #[track_caller]
     pub fn get(&self, key: &str) -> &Reply {
-        self.find(key)
-            .unwrap_or_else(|| panic!("no {key:?} in {self}"))
+        self.find(key).unwrap_or_else(|| panic!("no {key:?} in {self}"))
     }
 
     /// The value of `key` in a map, if it is there.
     #[track_caller]
     pub fn find(&self, key: &str) -> Option<&Reply> {
-        self.pairs()
-            .into_iter()
-            .find(|(name, _)| name.text() == key)
-            .map(|(_, value)| value)
+        self.pairs().into_iter().find(|(name, _)| name.text() == key).map(|(_, value)| value)
     }
 
     pub fn is_error(&self) -> bool {

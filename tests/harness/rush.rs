@@ -54,13 +54,10 @@ impl Rush {
     #[track_caller]
     pub fn run(&self, port: u16) -> Tally {
         let tallies: Vec<Tally> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.threads)
-                .map(|number| scope.spawn(move || Buyers::new(self, number).run(port)))
-                .collect();
+            let threads: Vec<_> =
+                (0..self.threads).map(|number| scope.spawn(move || Buyers::new(self, number).run(port))).collect();
             let results = threads.into_iter().map(|thread| thread.join());
-            results
-                .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
+            results.map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
         let mut total = Tally::default();
         for tally in tallies {
@@ -107,9 +104,7 @@ impl<'a> Buyers<'a> {
 
     fn run(mut self, port: u16) -> Tally {
         let cut_off = match Client::connect(port) {
-            Ok(mut client) => {
-                (0..self.rush.steps).any(|step| self.step(&mut client, step).is_err())
-            }
+            Ok(mut client) => (0..self.rush.steps).any(|step| self.step(&mut client, step).is_err()),
             Err(_) => true,
         };
         self.tally.cut_off = usize::from(cut_off);
@@ -121,15 +116,7 @@ impl<'a> Buyers<'a> {
         let buyer = format!("b{}", self.random.random_range(0..self.rush.buyers));
         let items = self.some_items();
         if self.random.random_ratio(1, 5) {
-            let mut order = self.words(&[
-                "FLASH.ORDER",
-                &self.rush.key,
-                &id,
-                &buyer,
-                "REF",
-                &id,
-                "ITEMS",
-            ]);
+            let mut order = self.words(&["FLASH.ORDER", &self.rush.key, &id, &buyer, "REF", &id, "ITEMS"]);
             order.extend(items);
             return self.send(client, &order, &id).map(drop);
         }
@@ -165,8 +152,7 @@ impl<'a> Buyers<'a> {
                 self.send(client, &late, &id)?;
             }
             5..=6 => {
-                let release =
-                    self.words(&["FLASH.RELEASE", &key, &id, "REASON", "changed my mind"]);
+                let release = self.words(&["FLASH.RELEASE", &key, &id, "REASON", "changed my mind"]);
                 self.send(client, &release, &id)?;
             }
             7 => {
@@ -194,10 +180,7 @@ impl<'a> Buyers<'a> {
         if outcome == "CONFIRMED" {
             let number = reply.at(2).integer();
             let earlier = self.tally.confirmed.insert(id.to_owned(), number);
-            assert!(
-                earlier.is_none_or(|earlier| earlier == number),
-                "{id} was given two numbers"
-            );
+            assert!(earlier.is_none_or(|earlier| earlier == number), "{id} was given two numbers");
         }
         *self.tally.outcomes.entry(outcome).or_default() += 1;
         Ok(reply)

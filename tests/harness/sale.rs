@@ -18,14 +18,8 @@ pub struct Stock {
 
 /// The key of a sale's order stream: `KEY:orders` where the key has a hash tag, else `{KEY}:orders`.
 pub fn orders_key(key: &str) -> String {
-    let tagged = key
-        .find('{')
-        .is_some_and(|open| key[open..].find('}').is_some_and(|close| close > 1));
-    if tagged {
-        format!("{key}:orders")
-    } else {
-        format!("{{{key}}}:orders")
-    }
+    let tagged = key.find('{').is_some_and(|open| key[open..].find('}').is_some_and(|close| close > 1));
+    if tagged { format!("{key}:orders") } else { format!("{{{key}}}:orders") }
 }
 
 /// The counters of `sku`.
@@ -34,12 +28,7 @@ pub fn stock(client: &mut Client, key: &str, sku: &str) -> Stock {
     let info = client.ok(&["FLASH.INFO", key]);
     let counters = info.get("skus").get(sku);
     let count = |name: &str| counters.get(name).integer();
-    Stock {
-        stocked: count("stocked"),
-        available: count("available"),
-        held: count("held"),
-        sold: count("sold"),
-    }
+    Stock { stocked: count("stocked"), available: count("available"), held: count("held"), sold: count("sold") }
 }
 
 /// Asserts that `FLASH.AUDIT` finds every counter right, and that each SKU's units add up.
@@ -68,9 +57,7 @@ pub fn order_entries(client: &mut Client, key: &str) -> Vec<OrderEntry> {
     let stream = client.ok(&["XRANGE", &orders_key(key), "-", "+"]);
     let entry = |entry: &Reply| {
         let fields = entry.at(1).pairs().into_iter();
-        fields
-            .map(|(name, value)| (name.text(), value.text()))
-            .collect()
+        fields.map(|(name, value)| (name.text(), value.text())).collect()
     };
     stream.items().iter().map(entry).collect()
 }
@@ -84,11 +71,7 @@ pub fn confirmed_orders(client: &mut Client, key: &str) -> BTreeMap<String, i64>
     let mut orders = BTreeMap::new();
     for (index, entry) in order_entries(client, key).iter().enumerate() {
         let number: i64 = entry["no"].parse().expect("`no` is a number");
-        assert_eq!(
-            number,
-            index as i64 + 1,
-            "a gap in the order stream of {key}"
-        );
+        assert_eq!(number, index as i64 + 1, "a gap in the order stream of {key}");
         if entry["type"] == "confirmed" {
             let earlier = orders.insert(entry["hold"].clone(), number);
             assert_eq!(earlier, None, "{} was confirmed twice", entry["hold"]);

@@ -33,9 +33,7 @@ impl Server {
 
     /// The program that starts it, if it is on this machine.
     pub fn program(self) -> Option<PathBuf> {
-        let brought = artifacts::project()
-            .join(".tools/servers")
-            .join(self.name());
+        let brought = artifacts::project().join(".tools/servers").join(self.name());
         if brought.exists() {
             Some(brought)
         } else if self == Server::Redis70 && machines_redis_is_7_0() {
@@ -55,10 +53,7 @@ impl Server {
         } else {
             let demanded = std::env::var_os("FLASHSALE_ALL_SERVERS").is_some();
             assert!(!demanded, "{} is not on this machine", self.name());
-            eprintln!(
-                "SKIPPED: {} is not on this machine; scripts/other-servers.sh brings it",
-                self.name()
-            );
+            eprintln!("SKIPPED: {} is not on this machine; scripts/other-servers.sh brings it", self.name());
         }
     }
 }

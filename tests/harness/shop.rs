@@ -27,8 +27,7 @@ impl Request {
     /// The body as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("no JSON ({error}) came to {}", self.target))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON ({error}) came to {}", self.target))
     }
 }
 
@@ -65,9 +64,7 @@ impl Shop {
     /// The same on a given port, as after [`Shop::stop`].
     pub fn start_on(port: u16) -> Shop {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a free port");
-        let address = listener
-            .local_addr()
-            .expect("a bound socket has an address");
+        let address = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared {
             requests: Mutex::default(),
             manner: Mutex::new(Manner::Status(200)),
@@ -77,11 +74,7 @@ impl Shop {
             let shared = Arc::clone(&shared);
             move || accept(&listener, &shared)
         });
-        Shop {
-            address,
-            shared,
-            acceptor: Some(acceptor),
-        }
+        Shop { address, shared, acceptor: Some(acceptor) }
     }
 
     /// `127.0.0.1:PORT`
@@ -134,9 +127,7 @@ impl Drop for Shop {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .expect("no lock of the shop is held over a panic")
+    mutex.lock().expect("no lock of the shop is held over a panic")
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
@@ -176,11 +167,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
             return Ok(());
         };
         let body = format!("the shop says {status}\n");
-        write!(
-            writer,
-            "HTTP/1.1 {status} So\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        )?;
+        write!(writer, "HTTP/1.1 {status} So\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
     }
     Ok(())
 }
@@ -200,18 +187,10 @@ fn read_request(reader: &mut BufReader<TcpStream>, shared: &Shared) -> io::Resul
             headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
     }
-    let length = headers
-        .get("content-length")
-        .and_then(|length| length.parse().ok());
+    let length = headers.get("content-length").and_then(|length| length.parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     read_whole(reader, &mut body, shared)?;
-    Ok(Some(Request {
-        method,
-        target,
-        headers,
-        body,
-        answered: None,
-    }))
+    Ok(Some(Request { method, target, headers, body, answered: None }))
 }
 
 /// A line without its end; `None` if the client has closed the connection, or the shop does.
@@ -246,13 +225,6 @@ fn read_whole(reader: &mut impl Read, body: &mut [u8], shared: &Shared) -> io::R
 
 /// Reads have a short timeout so that a closing shop is noticed; else it means nothing.
 fn keep_waiting(error: io::Error, shared: &Shared) -> io::Result<()> {
-    let timeout = matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    );
-    if timeout && !shared.closing.load(Ordering::SeqCst) {
-        Ok(())
-    } else {
-        Err(error)
-    }
+    let timeout = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+    if timeout && !shared.closing.load(Ordering::SeqCst) { Ok(()) } else { Err(error) }
 }

@@ -29,13 +29,9 @@ pub fn bearer(buyer: &str, secret: &[u8]) -> String {
 
 /// Seconds since 1970.
 pub fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("the clock stands after 1970")
-        .as_secs()
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock stands after 1970").as_secs()
 }
 
 fn sign(algorithm: Algorithm, claims: &Value, key: &EncodingKey) -> String {
-    jsonwebtoken::encode(&Header::new(algorithm), claims, key)
-        .expect("claims that are JSON can be signed")
+    jsonwebtoken::encode(&Header::new(algorithm), claims, key).expect("claims that are JSON can be signed")
 }

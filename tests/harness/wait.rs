@@ -9,10 +9,7 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
     let started = Instant::now();
     let mut pause = Duration::from_millis(2);
     while !condition() {
-        assert!(
-            started.elapsed() < limit,
-            "waited {limit:?} in vain until {what}"
-        );
+        assert!(started.elapsed() < limit, "waited {limit:?} in vain until {what}");
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
