@@ -8,4 +8,7 @@ mod harness_works;
 mod load;
 mod oversell;
 mod raw_commands_python;
+mod relay_delivery;
+mod relay_faults;
+mod relay_setup;
 mod replication;

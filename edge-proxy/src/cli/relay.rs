@@ -70,9 +70,7 @@ async fn deliver(relay: Relay, admin: Option<SocketAddr>) -> anyhow::Result<()> 
     if let Some(address) = admin {
         let listener = TcpListener::bind(address).await;
         let listener = listener.with_context(|| format!("cannot listen on {address}"))?;
-        let pages = Router::new()
-            .route("/metrics", get(metrics))
-            .route("/healthz", get(|| async { "ok\n" }));
+        let pages = Router::new().route("/metrics", get(metrics)).route("/healthz", get(|| async { "ok\n" }));
         tokio::spawn(axum::serve(listener, pages).into_future());
     }
     let (stop, stopped) = watch::channel(false);
@@ -161,8 +159,6 @@ async fn replay(relay: &Relay, letters: &Letters) -> anyhow::Result<()> {
 
 impl Letters {
     fn wants(&self, id: impl ToString) -> bool {
-        self.id
-            .as_ref()
-            .is_none_or(|wanted| *wanted == id.to_string())
+        self.id.as_ref().is_none_or(|wanted| *wanted == id.to_string())
     }
 }

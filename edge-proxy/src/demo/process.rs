@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use rand::RngExt;
 
 /// How long a server may take to end by itself.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -97,13 +98,15 @@ impl Drop for Process {
     }
 }
 
-/// A port of the loopback address that nobody uses now.
+/// A port of the loopback address that nobody uses now, below the range that the kernel gives to outgoing
+/// connections: the crowd makes many of those.
 ///
 /// # Errors
 /// There is none.
 pub fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).context("no free port on 127.0.0.1")?;
-    Ok(listener.local_addr()?.port())
+    let tried = (0..1_000).map(|_| rand::rng().random_range(12_000..32_000_u16));
+    let mut free = tried.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.next().context("no free port on 127.0.0.1")
 }
 
 #[cfg(test)]

@@ -139,10 +139,7 @@ fn find_module() -> anyhow::Result<PathBuf> {
         PathBuf::from("/usr/lib/redis/modules/libflashsale.so"),
     ];
     let found = candidates.iter().find(|path| path.is_file());
-    let found = found
-        .cloned()
-        .context("libflashsale.so is not beside this program: build it with `make`, or name it with --module");
-    found
+    found.cloned().context("libflashsale.so is not beside this program: build it with `make`, or name it with --module")
 }
 
 async fn connected(port: u16, server: &mut Process) -> anyhow::Result<MultiplexedConnection> {
