@@ -4,7 +4,7 @@
 //! [`crate::protocol`] is the only place where words become commands.
 
 use crate::sale::Settings;
-use smallvec::SmallVec;
+use std::ops::{Deref, DerefMut};
 
 /// A number of units of one SKU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,8 +15,73 @@ pub struct Item<'a> {
     pub qty: u32,
 }
 
-/// Items of one hold; every SKU stands there once, in the order first named.
-pub type Items<'a> = SmallVec<[Item<'a>; 2]>;
+/// Items of one hold; every SKU stands there once, in the order first named. Most holds have one: it needs
+/// no memory of its own.
+#[derive(Clone, Debug)]
+pub enum Items<'a> {
+    /// One SKU.
+    One([Item<'a>; 1]),
+    /// None, or several.
+    Many(Vec<Item<'a>>),
+}
+
+impl<'a> Items<'a> {
+    /// No items.
+    pub fn new() -> Self {
+        Self::Many(Vec::new())
+    }
+
+    /// Adds an item of a SKU that is not there yet.
+    pub fn push(&mut self, item: Item<'a>) {
+        match self {
+            Self::One([first]) => *self = Self::Many(vec![*first, item]),
+            Self::Many(items) if items.is_empty() => *self = Self::One([item]),
+            Self::Many(items) => items.push(item),
+        }
+    }
+}
+
+impl Default for Items<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'a> Deref for Items<'a> {
+    type Target = [Item<'a>];
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::One(item) => item,
+            Self::Many(items) => items,
+        }
+    }
+}
+
+impl DerefMut for Items<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        match self {
+            Self::One(item) => item,
+            Self::Many(items) => items,
+        }
+    }
+}
+
+impl<'a> FromIterator<Item<'a>> for Items<'a> {
+    fn from_iter<I: IntoIterator<Item = Item<'a>>>(items: I) -> Self {
+        let mut all = Self::new();
+        items.into_iter().for_each(|item| all.push(item));
+        all
+    }
+}
+
+impl PartialEq for Items<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self[..] == other[..]
+    }
+}
+
+impl Eq for Items<'_> {}
 
 /// A request to a sale that exists.
 #[derive(Clone, Debug)]

@@ -131,19 +131,38 @@ const LOG_VERSION: u8 = 1;
 #[derive(Clone, Debug, Default)]
 pub struct EffectLog {
     bytes: Vec<u8>,
+    /// Length of version and time.
+    header: usize,
+    effects: usize,
 }
 
 impl EffectLog {
     /// Forgets everything but the memory, and starts a log of effects at `at_ms`.
     pub fn start(&mut self, at_ms: u64) {
         self.bytes.clear();
+        self.effects = 0;
         self.bytes.push(LOG_VERSION);
         put_varint(&mut self.bytes, at_ms);
+        self.header = self.bytes.len();
     }
 
     /// Adds an effect.
     pub fn push(&mut self, effect: &Effect<'_>) {
         effect.encode(&mut self.bytes);
+        self.effects += 1;
+    }
+
+    /// Adds an effect before all others.
+    pub fn put_first(&mut self, effect: &Effect<'_>) {
+        let mut encoded = Vec::new();
+        effect.encode(&mut encoded);
+        self.bytes.splice(self.header..self.header, encoded);
+        self.effects += 1;
+    }
+
+    /// Whether nothing has changed since the start.
+    pub fn is_empty(&self) -> bool {
+        self.effects == 0
     }
 
     /// The log as bytes.

@@ -23,6 +23,8 @@ mod decide;
 pub mod effect;
 pub mod facts;
 mod holds;
+#[cfg(feature = "model")]
+pub mod model;
 pub mod outcome;
 pub mod protocol;
 mod sale;

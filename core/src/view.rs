@@ -126,9 +126,19 @@ impl Sale {
         })
     }
 
+    /// When the first live holds are due, at most a tick late; for timers.
+    pub fn first_sweep_ms(&self) -> Option<u64> {
+        self.deadlines.first_sweep_ms()
+    }
+
     /// Number of the latest order stream entry.
     pub fn entries(&self) -> u64 {
         self.entry_no
+    }
+
+    /// Whether an id is taken, by whatever hold, order or tombstone.
+    pub fn remembers(&self, id: &[u8]) -> bool {
+        self.holds.find(id).is_some()
     }
 
     /// A hold by its id.

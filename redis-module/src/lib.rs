@@ -1,1 +1,22 @@
-//! libflashsale.so
+//! `libflashsale.so`: atomic stock for flash sales, as commands of Redis (7.0 on) and Valkey (7.2 on).
+//!
+//! A thin shell around `flashsale-core`, where the rules of a sale are. From outside in:
+//!
+//! - [`load`] registers everything when the server loads the module;
+//! - `commands/` has one file per command, its metadata beside it;
+//! - [`execute`] takes a command through the sale: treat what is due, decide, apply, replicate, tell, answer;
+//! - [`data_type`] is the native type: persistence, digest, memory;
+//! - [`order_stream`], [`news`], [`expiry`] are what happens beside a reply;
+//! - [`server`] is the server's API, and with [`allocator`] the place of nearly all `unsafe`.
+
+mod allocator;
+mod commands;
+mod data_type;
+mod execute;
+mod expiry;
+mod ids;
+mod load;
+mod news;
+mod order_stream;
+mod server;
+mod state;

@@ -204,7 +204,7 @@ impl Sale {
         situation: &Situation<'_>,
     ) -> Result<IndexedItems, Outcome<'a>> {
         let mut wanted = IndexedItems::new();
-        for item in request.items {
+        for item in request.items.iter() {
             match self.skus.find(item.sku) {
                 Some(index) => wanted.push((index, item.qty)),
                 None => return Err(Outcome::NoSku { sku: Cow::Borrowed(item.sku) }),

@@ -153,6 +153,11 @@ impl Deadlines {
         self.order.first().is_none_or(|&(tick, _)| tick * TICK_MS > now_ms)
     }
 
+    /// When all of the first tick is due.
+    pub fn first_sweep_ms(&self) -> Option<u64> {
+        self.order.first().map(|&(tick, _)| (tick + 1) * TICK_MS)
+    }
+
     /// Due holds of one queue, in no order within a tick.
     pub fn due<'a>(&'a self, store: &'a HoldStore, name: QueueName, now_ms: u64) -> impl Iterator<Item = u32> + 'a {
         let ticks = self.queue(name).into_iter().flat_map(move |queue| queue.ticks.range(..=now_ms / TICK_MS));

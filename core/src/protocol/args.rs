@@ -527,7 +527,7 @@ mod tests {
     fn options_come_in_any_order_and_case() {
         let line = words("h1 ada ttl 5 Upto META x notafter 9 replace h0 block 0 items tee 1 mug 2 tee 3");
         let call = reserve(&line).unwrap();
-        assert_eq!(call.reserve.items.as_slice(), [Item { sku: b"tee", qty: 4 }, Item { sku: b"mug", qty: 2 }]);
+        assert_eq!(call.reserve.items[..], [Item { sku: b"tee", qty: 4 }, Item { sku: b"mug", qty: 2 }]);
         assert_eq!((call.reserve.ttl_ms, call.block_ms), (Some(5), Some(0)));
         assert!(call.reserve.up_to && call.reserve.replace == Some(b"h0"));
         assert_eq!(reserve(&words("* ada ITEMS tee 1")).unwrap().reserve.id, None);

@@ -1,0 +1,12 @@
+//! The rules of a sale hold for any sequence of commands.
+//!
+//! [`steps`] makes random commands over a few ids, buyers and SKUs with a clock that moves both ways; a failing
+//! sequence is shrunk. [`world`] carries them out on a sale, on the naive model, and by effects on a replica.
+//! `FLASHSALE_CASES_FACTOR` multiplies the number of cases: 50 of it are 10 million commands.
+
+mod garbage;
+mod invariants;
+mod model_agrees;
+mod persistence;
+mod steps;
+mod world;

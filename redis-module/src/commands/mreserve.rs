@@ -1,0 +1,36 @@
+//! FLASH.MRESERVE: many independent holds in one call.
+
+use super::{Access, Arg, Definition, Metadata};
+use crate::execute::{Call, Fault};
+use flashsale_core::Command;
+use flashsale_core::protocol::args;
+
+/// `HOLDS id buyer sku qty [id buyer sku qty ...]`
+const HOLDS: Arg =
+    Arg::group(c"hold", &[Arg::text(c"id"), Arg::text(c"buyer"), Arg::text(c"sku"), Arg::integer(c"qty")])
+        .after(c"HOLDS")
+        .multiple();
+
+pub(super) struct Mreserve;
+
+impl Definition for Mreserve {
+    const METADATA: Metadata = Metadata {
+        name: c"FLASH.MRESERVE",
+        flags: c"write deny-oom",
+        access: Access::Update,
+        arity: -7,
+        summary: c"Makes many independent holds in one call",
+        complexity: c"O(N) with N the number of holds",
+        args: &[
+            Arg::key(),
+            Arg::integer(c"ms").after(c"TTL").optional(),
+            Arg::integer(c"unix-ms").after(c"NOTAFTER").optional(),
+            HOLDS,
+        ],
+    };
+
+    fn call(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+        let holds: Vec<_> = args::mreserve(call.words)?.into_iter().map(Command::Reserve).collect();
+        call.run_all(&holds, true)
+    }
+}

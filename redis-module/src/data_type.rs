@@ -1,0 +1,263 @@
+//! The native type `flashsale`: what the server needs to keep, save, load, copy and compare a sale.
+
+use crate::execute::Fault;
+use crate::expiry::Schedule;
+use crate::server::{Ctx, Io, Key, KeyKind, ServerString, api};
+use crate::state;
+use flashsale_core::Sale;
+use flashsale_core::snapshot::Loader;
+use redis_module::raw;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+
+/// The type's name in RDB files: nine characters, for ever.
+const NAME: &CStr = c"flashsale";
+/// Version of the RDB payload.
+const ENCODING_VERSION: c_int = 1;
+/// A planned look that is so late will not come: the key was renamed meanwhile.
+const LOST_AFTER_MS: u64 = 1_000;
+
+/// What a key of the type holds.
+pub(crate) struct Value {
+    content: Content,
+    /// When the schedule will look at the key at the latest; not replicated.
+    scheduled_ms: u64,
+    /// An upper bound of the order stream's length, which others only shorten; not replicated.
+    stream_len_bound: Option<u64>,
+}
+
+enum Content {
+    Ready(Sale),
+    /// A rewritten append-only file is being loaded, chunk by chunk.
+    Loading(Option<Loader>),
+}
+
+impl Value {
+    pub fn ready(sale: Sale) -> Self {
+        Self { content: Content::Ready(sale), scheduled_ms: u64::MAX, stream_len_bound: None }
+    }
+
+    pub fn loading(loader: Loader) -> Self {
+        Self { content: Content::Loading(Some(loader)), scheduled_ms: u64::MAX, stream_len_bound: None }
+    }
+
+    pub fn sale(&self) -> Result<&Sale, Fault> {
+        match &self.content {
+            Content::Ready(sale) => Ok(sale),
+            Content::Loading(_) => Err(Fault::HalfLoaded),
+        }
+    }
+
+    pub fn sale_mut(&mut self) -> Result<&mut Sale, Fault> {
+        match &mut self.content {
+            Content::Ready(sale) => Ok(sale),
+            Content::Loading(_) => Err(Fault::HalfLoaded),
+        }
+    }
+
+    /// Takes the next chunk of a rewritten append-only file.
+    pub fn load_chunk(&mut self, chunk: &[u8]) -> Result<(), Fault> {
+        let damaged = |what: &str| Fault::Damaged(format!("FLASH._LOAD: {what}"));
+        let Content::Loading(slot) = &mut self.content else { return Err(Fault::Exists) };
+        let loader = slot.as_mut().ok_or_else(|| damaged("an earlier chunk was damaged"))?;
+        loader.push(chunk).map_err(|error| damaged(&error.to_string()))?;
+        if loader.is_complete()
+            && let Some(loader) = slot.take()
+        {
+            self.content = Content::Ready(loader.finish().map_err(|error| damaged(&error.to_string()))?);
+        }
+        Ok(())
+    }
+
+    pub fn stream_len_bound(&self) -> Option<u64> {
+        self.stream_len_bound
+    }
+
+    pub fn set_stream_len(&mut self, len: u64) {
+        self.stream_len_bound = Some(len);
+    }
+
+    pub fn count_entries(&mut self, entries: usize) {
+        self.stream_len_bound = self.stream_len_bound.map(|bound| bound + entries as u64);
+    }
+
+    /// Has the key looked at when its first hold is due, if that is not planned yet.
+    pub fn schedule(&mut self, schedule: &mut Schedule, key: impl FnOnce() -> (c_int, Vec<u8>)) {
+        let Content::Ready(sale) = &self.content else { return };
+        let Some(due_ms) = sale.first_sweep_ms() else { return };
+        let lost = self.scheduled_ms.saturating_add(LOST_AFTER_MS) < sale.clock_ms();
+        if due_ms < self.scheduled_ms || lost {
+            self.scheduled_ms = due_ms;
+            let (db, name) = key();
+            schedule.add(due_ms, db, &name);
+        }
+    }
+
+    /// The planned look has come.
+    pub fn forget_schedule(&mut self) {
+        self.scheduled_ms = u64::MAX;
+    }
+}
+
+/// Sales in keys.
+pub(crate) struct SaleKey;
+
+impl SaleKey {
+    /// The sale in an open key; `None` if the key is empty.
+    pub fn of<'k>(key: &'k Key<'_>, data_type: *mut raw::RedisModuleType) -> Result<Option<&'k mut Value>, Fault> {
+        match key.kind() {
+            KeyKind::Empty => return Ok(None),
+            KeyKind::Module => {}
+            _ => return Err(Fault::WrongType),
+        }
+        let (found, value) = key.value();
+        if found != data_type {
+            return Err(Fault::WrongType);
+        }
+        // SAFETY: a value of our type was made by `Box::into_raw` below, lives as long as its key, which is open,
+        // and is reached on the main thread alone, once per callback.
+        Ok(unsafe { value.cast::<Value>().as_mut() })
+    }
+
+    /// Puts a sale into an empty key.
+    pub fn put<'k>(key: &'k Key<'_>, data_type: *mut raw::RedisModuleType, value: Value) -> Option<&'k mut Value> {
+        let value = Box::into_raw(Box::new(value));
+        // SAFETY: the value is what the callbacks below expect; the key owns it if the server says so.
+        unsafe {
+            if key.set_value(data_type, value.cast()) {
+                return value.as_mut();
+            }
+            drop(Box::from_raw(value));
+            None
+        }
+    }
+}
+
+/// Registers the type.
+pub(crate) fn register(ctx: Ctx<'_>) -> Option<*mut raw::RedisModuleType> {
+    // SAFETY: all other callbacks may be null.
+    let mut methods: raw::RedisModuleTypeMethods = unsafe { std::mem::zeroed() };
+    methods.version = u64::from(raw::REDISMODULE_TYPE_METHOD_VERSION);
+    methods.rdb_load = Some(rdb_load);
+    methods.rdb_save = Some(rdb_save);
+    methods.aof_rewrite = Some(aof_rewrite);
+    methods.mem_usage = Some(mem_usage);
+    methods.digest = Some(digest);
+    methods.free = Some(free);
+    methods.free_effort = Some(free_effort);
+    methods.copy = Some(copy);
+    // SAFETY: the context is that of OnLoad; the server copies the methods.
+    let data_type =
+        unsafe { api!(RedisModule_CreateDataType)(ctx.raw(), NAME.as_ptr(), ENCODING_VERSION, &mut methods) };
+    (!data_type.is_null()).then_some(data_type)
+}
+
+/// The sale behind a pointer that the server gives to a callback of the type.
+///
+/// # Safety
+/// `value` came from `Box::into_raw` of a [`Value`] and has not been freed.
+unsafe fn sale<'v>(value: *const c_void) -> Option<&'v Sale> {
+    unsafe { value.cast::<Value>().as_ref() }.and_then(|value| value.sale().ok())
+}
+
+unsafe extern "C" fn rdb_save(io: *mut raw::RedisModuleIO, value: *mut c_void) {
+    // SAFETY: the server gives a live io and a value of ours, here and in the callbacks below.
+    let (Some(io), Some(sale)) = (NonNull::new(io), unsafe { sale(value) }) else { return };
+    let _ = catch_unwind(AssertUnwindSafe(|| sale.snapshot(|chunk| Io(io).save(chunk))));
+}
+
+unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding_version: c_int) -> *mut c_void {
+    let Some(io) = NonNull::new(io).map(Io) else { return std::ptr::null_mut() };
+    let loaded = catch_unwind(AssertUnwindSafe(|| load(io, encoding_version)));
+    match loaded {
+        Ok(Ok(value)) => Box::into_raw(Box::new(value)).cast(),
+        Ok(Err(why)) => {
+            io.warn(&format!("flashsale: a sale cannot be loaded: {why}"));
+            std::ptr::null_mut()
+        }
+        Err(_) => {
+            io.warn("flashsale: a sale cannot be loaded: a bug stopped the loading");
+            std::ptr::null_mut()
+        }
+    }
+}
+
+fn load(io: Io, encoding_version: c_int) -> Result<Value, String> {
+    if encoding_version > ENCODING_VERSION {
+        return Err(format!("its version {encoding_version} is newer than this module's {ENCODING_VERSION}"));
+    }
+    let seed = state::with(|state| state.seed);
+    let cut_short = || "the data is cut short".to_owned();
+    let header = io.load().ok_or_else(cut_short)?;
+    let mut loader = Loader::new(&header, seed).map_err(|error| error.to_string())?;
+    while !loader.is_complete() {
+        loader.push(&io.load().ok_or_else(cut_short)?).map_err(|error| error.to_string())?;
+    }
+    let mut value = Value::ready(loader.finish().map_err(|error| error.to_string())?);
+    if let Some((db, name)) = io.key() {
+        state::with(|state| value.schedule(&mut state.schedule, || (db, name)));
+    }
+    Ok(value)
+}
+
+unsafe extern "C" fn aof_rewrite(io: *mut raw::RedisModuleIO, key: *mut raw::RedisModuleString, value: *mut c_void) {
+    let (Some(io), Some(sale)) = (NonNull::new(io), unsafe { sale(value) }) else { return };
+    if key.is_null() {
+        return;
+    }
+    let key = unsafe { ServerString::from_raw(key) };
+    let _ = catch_unwind(AssertUnwindSafe(|| sale.snapshot(|chunk| Io(io).emit_chunk(key, chunk))));
+}
+
+unsafe extern "C" fn mem_usage(value: *const c_void) -> usize {
+    unsafe { sale(value) }.map_or(0, |sale| size_of::<Value>() + sale.heap_bytes())
+}
+
+unsafe extern "C" fn digest(digest: *mut raw::RedisModuleDigest, value: *mut c_void) {
+    let Some(sale) = (unsafe { sale(value) }) else { return };
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        sale.digest_parts(|part| {
+            // SAFETY: the digest is that of the running callback; the part is alive.
+            unsafe {
+                api!(RedisModule_DigestAddStringBuffer)(digest, part.as_ptr().cast::<c_char>().cast_mut(), part.len());
+                api!(RedisModule_DigestEndSequence)(digest);
+            }
+        });
+    }));
+}
+
+/// May run on a background thread: a [`Value`] is owned data and touches no globals.
+unsafe extern "C" fn free(value: *mut c_void) {
+    // SAFETY: made by `Box::into_raw`, freed once.
+    drop(unsafe { Box::from_raw(value.cast::<Value>()) });
+}
+
+/// How much work freeing is: beyond 64 the server frees in the background.
+unsafe extern "C" fn free_effort(_key: *mut raw::RedisModuleString, value: *const c_void) -> usize {
+    unsafe { sale(value) }.map_or(1, |sale| 1 + sale.heap_bytes() / 4096)
+}
+
+unsafe extern "C" fn copy(
+    _from: *mut raw::RedisModuleString,
+    _to: *mut raw::RedisModuleString,
+    value: *const c_void,
+) -> *mut c_void {
+    let Some(sale) = (unsafe { sale(value) }) else { return std::ptr::null_mut() };
+    let copied = catch_unwind(AssertUnwindSafe(|| duplicate(sale)));
+    match copied {
+        Ok(Some(sale)) => Box::into_raw(Box::new(Value::ready(sale))).cast(),
+        _ => std::ptr::null_mut(),
+    }
+}
+
+fn duplicate(sale: &Sale) -> Option<Sale> {
+    let seed = state::with(|state| state.seed);
+    let mut loader: Option<Loader> = None;
+    let mut damaged = false;
+    sale.snapshot(|chunk| match &mut loader {
+        None => loader = Loader::new(chunk, seed).ok(),
+        Some(loader) => damaged |= loader.push(chunk).is_err(),
+    });
+    if damaged { None } else { loader?.finish().ok() }
+}

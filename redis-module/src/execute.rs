@@ -1,0 +1,286 @@
+//! A command's way through a sale: treat what is due, decide, apply, write the stream, replicate, tell.
+
+use crate::data_type::{SaleKey, Value};
+use crate::news;
+use crate::order_stream::OrderStream;
+use crate::server::{Access, Ctx, ServerString};
+use crate::state::State;
+use flashsale_core::effect::read_log;
+use flashsale_core::outcome::Misuse;
+use flashsale_core::protocol::{ParseError, reply};
+use flashsale_core::{Command, Effect, Events, Outcome, Sale, Situation};
+
+/// Why a command is answered with an error.
+pub(crate) enum Fault {
+    WrongType,
+    StreamWrongType,
+    NoSale,
+    Exists,
+    /// A rewritten append-only file is being loaded into the key and is not complete.
+    HalfLoaded,
+    Words(ParseError),
+    Misuse(Misuse),
+    ForReplication,
+    Damaged(String),
+}
+
+impl From<ParseError> for Fault {
+    fn from(error: ParseError) -> Self {
+        Self::Words(error)
+    }
+}
+
+impl From<Misuse> for Fault {
+    fn from(misuse: Misuse) -> Self {
+        Self::Misuse(misuse)
+    }
+}
+
+/// One call of one command.
+pub(crate) struct Call<'c, 's> {
+    pub ctx: Ctx<'c>,
+    /// The first word after the command.
+    pub key_name: ServerString<'c>,
+    /// The words after the key.
+    pub words: &'s [&'c [u8]],
+    pub state: &'s mut State,
+}
+
+/// Which length of the order stream a command must know or change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StreamUse {
+    /// It may add entries.
+    Writes,
+    /// It is refused when there is a backlog.
+    HeedsBacklog,
+    Neither,
+}
+
+impl<'c> Call<'c, '_> {
+    /// Carries out a command on the sale in the key, and answers.
+    pub fn run(&mut self, command: &Command<'c>) -> Result<(), Fault> {
+        self.run_all(std::slice::from_ref(command), false)
+    }
+
+    /// Carries out commands as one step; with `as_array` the answer is an array of their answers.
+    pub fn run_all(&mut self, commands: &[Command<'c>], as_array: bool) -> Result<(), Fault> {
+        let key = self.ctx.open(self.key_name, Access::Write);
+        let value = SaleKey::of(&key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        let now_ms = value.sale()?.now(self.state.now());
+        self.state.log.start(now_ms);
+        self.state.facts.clear();
+        if as_array {
+            let mut ctx = self.ctx;
+            reply::Reply::array(&mut ctx, commands.len());
+        }
+        let mut refused = None;
+        for command in commands {
+            match self.step(value, command, now_ms, as_array) {
+                Ok(()) => {}
+                Err(fault) if as_array => self.ctx.error(&fault.text()),
+                Err(fault) => refused = Some(fault),
+            }
+        }
+        finish(self.ctx, self.state, self.key_name, value);
+        refused.map_or(Ok(()), Err)
+    }
+
+    fn step(&mut self, value: &mut Value, command: &Command<'c>, now_ms: u64, as_array: bool) -> Result<(), Fault> {
+        let fresh_id = if wants_id(command) { self.state.ids.next(value.sale()?) } else { Vec::new() };
+        let backlog = self.backlog(value, command)?;
+        let situation = Situation { now_ms, fresh_id: &fresh_id, backlog, elsewhere: true };
+        let (sale, state) = (value.sale_mut()?, &mut *self.state);
+        let outcome = sale.run(command, &situation, &mut state.log, &mut state.facts)?;
+        let mut ctx = self.ctx;
+        debug_assert!(!as_array || !matches!(outcome, Outcome::Ok));
+        reply::outcome(&mut ctx, &outcome, self.key_name.bytes());
+        Ok(())
+    }
+
+    /// Makes sure that entries can be written, and tells an upper bound of the stream's length.
+    fn backlog(&mut self, value: &mut Value, command: &Command<'_>) -> Result<u64, Fault> {
+        let sale = value.sale()?;
+        let stream_use = stream_use(sale, command);
+        let limit = sale.settings().backlog;
+        let may_be_full = value.stream_len_bound().is_none_or(|bound| bound >= limit);
+        let must_open = match stream_use {
+            StreamUse::Writes => true,
+            StreamUse::HeedsBacklog => may_be_full,
+            StreamUse::Neither => false,
+        };
+        if must_open {
+            let stream = OrderStream::open(self.ctx, self.key_name).ok_or(Fault::StreamWrongType)?;
+            if may_be_full {
+                value.set_stream_len(stream.len());
+            }
+        }
+        Ok(value.stream_len_bound().unwrap_or(0))
+    }
+
+    /// Looks at the sale in the key.
+    pub fn read<T>(&mut self, look: impl FnOnce(&mut Ctx<'c>, &Sale, u64) -> T) -> Result<T, Fault> {
+        let key = self.ctx.open(self.key_name, Access::Read);
+        let value = SaleKey::of(&key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        let now_ms = self.state.now();
+        Ok(look(&mut self.ctx, value.sale()?, now_ms))
+    }
+
+    /// Ends due holds now, and answers how many.
+    pub fn expire(&mut self, most: usize) -> Result<(), Fault> {
+        let key = self.ctx.open(self.key_name, Access::Write);
+        let value = SaleKey::of(&key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        value.sale()?;
+        let ended = expire(self.ctx, self.state, self.key_name, value, most);
+        reply::Reply::integer(&mut self.ctx, ended as i64);
+        Ok(())
+    }
+}
+
+fn wants_id(command: &Command<'_>) -> bool {
+    match command {
+        Command::Reserve(reserve) => reserve.id.is_none(),
+        Command::Order(order) => order.id.is_none(),
+        _ => false,
+    }
+}
+
+fn stream_use(sale: &Sale, command: &Command<'_>) -> StreamUse {
+    match (command, sale.settings().events) {
+        (_, Events::All) => StreamUse::Writes,
+        (Command::Order(_) | Command::Confirm(_) | Command::Return(_), Events::Orders) => StreamUse::Writes,
+        (Command::Reserve(_), _) => StreamUse::HeedsBacklog,
+        _ => StreamUse::Neither,
+    }
+}
+
+/// Ends at most `most` due holds of a sale, as a step of its own. Tells how many.
+pub(crate) fn expire(
+    ctx: Ctx<'_>,
+    state: &mut State,
+    key_name: ServerString<'_>,
+    value: &mut Value,
+    most: usize,
+) -> usize {
+    let server_ms = state.now();
+    let Ok(sale) = value.sale_mut() else { return 0 };
+    let now_ms = sale.now(server_ms);
+    let due = sale.due(now_ms, most);
+    state.log.start(now_ms);
+    state.facts.clear();
+    sale.expire(&due, now_ms, &mut state.log, &mut state.facts);
+    finish(ctx, state, key_name, value);
+    due.len()
+}
+
+/// What follows every step: the stream, replication, news, and the time to look at the key again.
+pub(crate) fn finish(ctx: Ctx<'_>, state: &mut State, key_name: ServerString<'_>, value: &mut Value) {
+    if !state.log.is_empty() {
+        if !state.facts.entries.is_empty() {
+            value.count_entries(state.facts.entries.len());
+            write_stream(ctx, state, key_name, value);
+        }
+        ctx.replicate_effects(key_name, state.log.bytes());
+        ctx.signal_modified(key_name);
+        if let Ok(sale) = value.sale() {
+            news::tell(ctx, key_name, sale, &state.facts);
+        }
+        warn_if_inconsistent(ctx, state, key_name);
+    }
+    value.schedule(&mut state.schedule, || (ctx.selected_db(), key_name.bytes().to_vec()));
+}
+
+fn write_stream(ctx: Ctx<'_>, state: &mut State, key_name: ServerString<'_>, value: &mut Value) {
+    let Ok(sale) = value.sale_mut() else { return };
+    match OrderStream::open(ctx, key_name) {
+        Some(stream) => stream.write_as_primary(sale, &mut state.facts, &mut state.log),
+        None => state.facts.inconsistent = Some("the order stream's key holds something else"),
+    }
+}
+
+fn warn_if_inconsistent(ctx: Ctx<'_>, state: &State, key_name: ServerString<'_>) {
+    if let Some(problem) = state.facts.inconsistent {
+        let key = key_name.bytes().escape_ascii();
+        ctx.warn(&format!("flashsale: {key}: {problem}: run FLASH.AUDIT and compare with a replica"));
+    }
+}
+
+/// Makes a sale: the first effect of its log.
+pub(crate) fn create(call: &mut Call<'_, '_>, effects: &[Effect<'_>]) -> Result<(), Fault> {
+    let key = call.ctx.open(call.key_name, Access::Write);
+    if SaleKey::of(&key, call.state.data_type)?.is_some() {
+        return Err(Fault::Exists);
+    }
+    let now_ms = call.state.now();
+    call.state.log.start(now_ms);
+    call.state.facts.clear();
+    let value = create_value(&key, call.state, effects)?;
+    for effect in effects {
+        call.state.log.push(effect);
+    }
+    for effect in &effects[1..] {
+        value.sale_mut()?.apply(now_ms, effect, &mut call.state.facts);
+    }
+    finish(call.ctx, call.state, call.key_name, value);
+    Ok(())
+}
+
+fn create_value<'k>(
+    key: &'k crate::server::Key<'_>,
+    state: &State,
+    effects: &[Effect<'_>],
+) -> Result<&'k mut Value, Fault> {
+    let Some(Effect::Create(settings, shard)) = effects.first() else { return Err(Fault::NoSale) };
+    let value = Value::ready(Sale::new(*settings, *shard, state.seed));
+    SaleKey::put(key, state.data_type, value).ok_or_else(|| Fault::Damaged("the key cannot be written".into()))
+}
+
+/// Carries out effects that were decided elsewhere: by the primary, or before a restart.
+pub(crate) fn apply_log(call: &mut Call<'_, '_>, log: &[u8]) -> Result<(), Fault> {
+    let (at_ms, effects) = read_log(log).map_err(|error| Fault::Damaged(error.to_string()))?;
+    let key = call.ctx.open(call.key_name, Access::Write);
+    let mut effects = &effects[..];
+    let value = match SaleKey::of(&key, call.state.data_type)? {
+        Some(value) => value,
+        None => {
+            let value = create_value(&key, call.state, effects)?;
+            effects = &effects[1..];
+            value
+        }
+    };
+    call.state.facts.clear();
+    for effect in effects {
+        value.sale_mut()?.apply(at_ms, effect, &mut call.state.facts);
+    }
+    if !call.state.facts.entries.is_empty() {
+        value.count_entries(call.state.facts.entries.len());
+        match OrderStream::open(call.ctx, call.key_name) {
+            Some(stream) => stream.write_as_replica(call.ctx, value.sale()?, &call.state.facts),
+            None => call.state.facts.inconsistent = Some("the order stream's key holds something else"),
+        }
+    }
+    call.ctx.replicate_verbatim();
+    call.ctx.signal_modified(call.key_name);
+    news::tell(call.ctx, call.key_name, value.sale()?, &call.state.facts);
+    warn_if_inconsistent(call.ctx, call.state, call.key_name);
+    value.schedule(&mut call.state.schedule, || (call.ctx.selected_db(), call.key_name.bytes().to_vec()));
+    Ok(())
+}
+
+impl Fault {
+    /// The text of the error reply.
+    pub fn text(&self) -> String {
+        match self {
+            Self::WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value".into(),
+            Self::StreamWrongType => {
+                "WRONGTYPE the key of the sale's order stream (KEY:orders, or {KEY}:orders) holds something that is no stream: move it away".into()
+            }
+            Self::NoSale => "NOSALE no sale at that key: FLASH.CREATE makes one".into(),
+            Self::Exists => "EXISTS there is a sale at that key: FLASH.ALTER changes it, DEL removes it".into(),
+            Self::HalfLoaded => "LOADING the sale at that key is being loaded".into(),
+            Self::Words(error) => format!("ERR {error}"),
+            Self::Misuse(misuse) => format!("ERR {misuse}"),
+            Self::ForReplication => "ERR this command is sent by primaries to replicas and append-only files alone".into(),
+            Self::Damaged(what) => format!("ERR {what}"),
+        }
+    }
+}

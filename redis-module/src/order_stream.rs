@@ -1,0 +1,60 @@
+//! The order stream of a key: every confirmed order exactly once, in the atomic step that confirmed it.
+//!
+//! Replicas and logs write the same entries when they apply the effects, so no XADD is replicated.
+
+use crate::server::{Access, Ctx, Key, KeyKind, OwnedString, ServerString};
+use flashsale_core::facts::Entry;
+use flashsale_core::{Effect, Facts, Sale, effect::EffectLog, sharding};
+
+/// The stream of a sale's key, open.
+pub(crate) struct OrderStream<'c> {
+    key: Key<'c>,
+}
+
+impl<'c> OrderStream<'c> {
+    /// Opens the stream, which may be empty. `None` if something else is in its place.
+    pub fn open(ctx: Ctx<'c>, sale_key: ServerString<'_>) -> Option<Self> {
+        let name = OwnedString::new(&sharding::stream_key(sale_key.bytes()));
+        let key = ctx.open(name.borrowed(), Access::Write);
+        matches!(key.kind(), KeyKind::Empty | KeyKind::Stream).then_some(Self { key })
+    }
+
+    pub fn len(&self) -> u64 {
+        if self.key.kind() == KeyKind::Empty { 0 } else { self.key.len() }
+    }
+
+    /// Writes the entries of a command that this primary has decided. If somebody has put later entries into
+    /// the stream by hand, ids are moved behind them, and `log` says so to whoever applies it.
+    pub fn write_as_primary(&self, sale: &mut Sale, facts: &mut Facts, log: &mut EffectLog) {
+        for at in 0..facts.entries.len() {
+            if self.add(sale, &facts.entries[at]) {
+                continue;
+            }
+            let floor = Effect::StreamFloor { ms: self.key.stream_last_ms() + 1 };
+            log.put_first(&floor);
+            sale.apply(sale.clock_ms(), &floor, &mut Facts::default());
+            if !self.add(sale, &facts.entries[at]) {
+                facts.inconsistent = Some("the order stream refuses an entry");
+            }
+        }
+    }
+
+    /// Writes the entries of effects that were decided elsewhere.
+    pub fn write_as_replica(&self, ctx: Ctx<'_>, sale: &Sale, facts: &Facts) {
+        for entry in &facts.entries {
+            if !self.add(sale, entry) {
+                let text = format!("flashsale: the order stream refuses entry {}: it has a later one", entry.no());
+                ctx.warn(&text);
+            }
+        }
+    }
+
+    fn add(&self, sale: &Sale, entry: &Entry) -> bool {
+        let mut fields = Vec::with_capacity(22);
+        for (name, value) in entry.fields(sale) {
+            fields.push(OwnedString::new(name.as_bytes()));
+            fields.push(OwnedString::new(&value));
+        }
+        self.key.stream_add(entry.stream_id(sale), &fields)
+    }
+}

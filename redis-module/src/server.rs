@@ -1,0 +1,412 @@
+//! The server's module API, in safe clothes.
+//!
+//! Everything here runs on the server's main thread, inside a callback of the server: a [`Ctx`] exists only
+//! there. Function pointers that every supported server has are called outright; those that came after
+//! Redis 7.0 are asked for with [`Option`].
+
+use flashsale_core::protocol::reply::Reply;
+use redis_module::raw;
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_longlong, c_void};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+/// A function of the API that every supported server has: Redis 7.0 and Valkey 7.2 do. The pointers are set
+/// once, by `Export_RedisModule_Init`, before any callback can run; to read and call them is the caller's `unsafe`.
+macro_rules! api {
+    ($name:ident) => {
+        raw::$name.expect(concat!(stringify!($name), " is in every supported server"))
+    };
+}
+pub(crate) use api;
+
+/// The context of a callback of the server.
+#[derive(Clone, Copy)]
+pub(crate) struct Ctx<'c> {
+    raw: *mut raw::RedisModuleCtx,
+    _callback: PhantomData<&'c ()>,
+}
+
+/// A string that the server keeps alive for the callback.
+#[derive(Clone, Copy)]
+pub(crate) struct ServerString<'c> {
+    raw: *mut raw::RedisModuleString,
+    _callback: PhantomData<&'c ()>,
+}
+
+impl<'c> ServerString<'c> {
+    /// # Safety
+    /// `raw` is a string of the server that lives as long as `'c`.
+    pub unsafe fn from_raw(raw: *mut raw::RedisModuleString) -> Self {
+        Self { raw, _callback: PhantomData }
+    }
+
+    pub fn bytes(self) -> &'c [u8] {
+        let mut len = 0;
+        // SAFETY: the string lives for 'c, and the server does not change it meanwhile.
+        unsafe {
+            let start = api!(RedisModule_StringPtrLen)(self.raw, &mut len);
+            std::slice::from_raw_parts(start.cast(), len)
+        }
+    }
+}
+
+/// A string made by us, freed when dropped.
+pub(crate) struct OwnedString {
+    raw: *mut raw::RedisModuleString,
+}
+
+impl OwnedString {
+    pub fn new(bytes: &[u8]) -> Self {
+        // SAFETY: a null context makes a string that we own alone; the bytes are copied.
+        let raw = unsafe {
+            api!(RedisModule_CreateString)(std::ptr::null_mut(), bytes.as_ptr().cast::<c_char>(), bytes.len())
+        };
+        Self { raw }
+    }
+
+    pub fn borrowed(&self) -> ServerString<'_> {
+        ServerString { raw: self.raw, _callback: PhantomData }
+    }
+}
+
+impl Drop for OwnedString {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, dropped once.
+        unsafe { api!(RedisModule_FreeString)(std::ptr::null_mut(), self.raw) }
+    }
+}
+
+/// What a key holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyKind {
+    Empty,
+    Stream,
+    /// A value of this or another module.
+    Module,
+    Other,
+}
+
+/// An open key, closed when dropped.
+pub(crate) struct Key<'c> {
+    raw: *mut raw::RedisModuleKey,
+    _callback: PhantomData<&'c ()>,
+}
+
+impl Key<'_> {
+    pub fn kind(&self) -> KeyKind {
+        // SAFETY: the key is open (or null, an empty key opened for reading, which the server allows).
+        match unsafe { api!(RedisModule_KeyType)(self.raw) } as isize {
+            raw::REDISMODULE_KEYTYPE_EMPTY => KeyKind::Empty,
+            raw::REDISMODULE_KEYTYPE_STREAM => KeyKind::Stream,
+            raw::REDISMODULE_KEYTYPE_MODULE => KeyKind::Module,
+            _ => KeyKind::Other,
+        }
+    }
+
+    /// The module value, with the type it has.
+    pub fn value(&self) -> (*mut raw::RedisModuleType, *mut c_void) {
+        // SAFETY: the key is open.
+        unsafe { (api!(RedisModule_ModuleTypeGetType)(self.raw), api!(RedisModule_ModuleTypeGetValue)(self.raw)) }
+    }
+
+    /// Puts a value into an empty key that is open for writing. The key owns it from then on.
+    ///
+    /// # Safety
+    /// `value` is what the callbacks of `data_type` expect, and owned by nobody else.
+    pub unsafe fn set_value(&self, data_type: *mut raw::RedisModuleType, value: *mut c_void) -> bool {
+        let status = unsafe { api!(RedisModule_ModuleTypeSetValue)(self.raw, data_type, value) };
+        status == raw::REDISMODULE_OK as c_int
+    }
+
+    /// Length of the stream in the key; 0 if it is empty.
+    pub fn len(&self) -> u64 {
+        // SAFETY: the key is open, or null, which counts as empty.
+        unsafe { api!(RedisModule_ValueLength)(self.raw) as u64 }
+    }
+
+    /// Adds an entry to the stream in the key, which is open for writing. `false` if the stream has a later one.
+    pub fn stream_add(&self, id: (u64, u64), fields: &[OwnedString]) -> bool {
+        let mut id = raw::RedisModuleStreamID { ms: id.0, seq: id.1 };
+        let mut pointers: Vec<_> = fields.iter().map(|field| field.raw).collect();
+        let pairs = (fields.len() / 2) as i64;
+        // SAFETY: the key is open for writing, and the strings outlive the call, which retains what it keeps.
+        let status = unsafe { api!(RedisModule_StreamAdd)(self.raw, 0, &mut id, pointers.as_mut_ptr(), pairs) };
+        status == raw::REDISMODULE_OK as c_int
+    }
+
+    /// The time part of the stream's latest id; 0 if it has none.
+    pub fn stream_last_ms(&self) -> u64 {
+        const REVERSED: c_int = raw::REDISMODULE_STREAM_ITERATOR_REVERSE as c_int;
+        let mut id = raw::RedisModuleStreamID { ms: 0, seq: 0 };
+        let mut fields: c_long = 0;
+        // SAFETY: the key is open; null bounds mean the whole stream; the iterator is stopped before the key closes.
+        unsafe {
+            let nobody = std::ptr::null_mut();
+            if api!(RedisModule_StreamIteratorStart)(self.raw, REVERSED, nobody, nobody) != raw::REDISMODULE_OK as c_int
+            {
+                return 0;
+            }
+            let found = api!(RedisModule_StreamIteratorNextID)(self.raw, &mut id, &mut fields);
+            api!(RedisModule_StreamIteratorStop)(self.raw);
+            if found == raw::REDISMODULE_OK as c_int { id.ms } else { 0 }
+        }
+    }
+}
+
+impl Drop for Key<'_> {
+    fn drop(&mut self) {
+        // SAFETY: opened by `Ctx::open`, closed once; null is allowed.
+        unsafe { api!(RedisModule_CloseKey)(self.raw) }
+    }
+}
+
+/// How a key is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// The server's state as a callback sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct Flags(c_int);
+
+impl Flags {
+    fn has(self, flag: u32) -> bool {
+        self.0 & flag as c_int != 0
+    }
+
+    pub fn is_replica(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_SLAVE)
+    }
+
+    pub fn is_cluster(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_CLUSTER)
+    }
+
+    pub fn is_loading(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_LOADING)
+    }
+
+    /// Whether the command comes from the primary or the append-only file, not from a client.
+    pub fn is_replayed(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_REPLICATED) || self.is_loading()
+    }
+}
+
+impl<'c> Ctx<'c> {
+    /// # Safety
+    /// `raw` is the context of a callback that is running for at least `'c`, on the main thread.
+    pub unsafe fn from_raw(raw: *mut raw::RedisModuleCtx) -> Self {
+        Self { raw, _callback: PhantomData }
+    }
+
+    pub fn raw(self) -> *mut raw::RedisModuleCtx {
+        self.raw
+    }
+
+    pub fn open(self, name: ServerString<'_>, access: Access) -> Key<'c> {
+        let mode = match access {
+            Access::Read => raw::REDISMODULE_READ,
+            Access::Write => raw::REDISMODULE_READ | raw::REDISMODULE_WRITE,
+        };
+        // SAFETY: context and name are alive.
+        let raw = unsafe { api!(RedisModule_OpenKey)(self.raw, name.raw, mode as c_int) };
+        Key { raw, _callback: PhantomData }
+    }
+
+    pub fn flags(self) -> Flags {
+        // SAFETY: the context is alive.
+        Flags(unsafe { api!(RedisModule_GetContextFlags)(self.raw) })
+    }
+
+    pub fn selected_db(self) -> c_int {
+        // SAFETY: the context is alive.
+        unsafe { api!(RedisModule_GetSelectedDb)(self.raw) }
+    }
+
+    pub fn select_db(self, db: c_int) -> bool {
+        // SAFETY: the context is alive; an unknown number is refused by the server.
+        unsafe { api!(RedisModule_SelectDb)(self.raw, db) == raw::REDISMODULE_OK as c_int }
+    }
+
+    /// Sends `FLASH._APPLY key log` to replicas and the append-only file.
+    pub fn replicate_effects(self, key: ServerString<'_>, log: &[u8]) {
+        // SAFETY: the format names a string of the server and a buffer with its length, both alive.
+        unsafe {
+            api!(RedisModule_Replicate)(
+                self.raw,
+                c"FLASH._APPLY".as_ptr(),
+                c"sb".as_ptr(),
+                key.raw,
+                log.as_ptr().cast::<c_char>(),
+                log.len(),
+            );
+        }
+    }
+
+    pub fn replicate_verbatim(self) {
+        // SAFETY: the context is that of a command.
+        unsafe { api!(RedisModule_ReplicateVerbatim)(self.raw) };
+    }
+
+    /// Tells WATCH and client tracking that a key has changed.
+    pub fn signal_modified(self, key: ServerString<'_>) {
+        // SAFETY: context and name are alive.
+        unsafe { api!(RedisModule_SignalModifiedKey)(self.raw, key.raw) };
+    }
+
+    pub fn notify(self, event: &CStr, key: ServerString<'_>) {
+        // SAFETY: context, event and name are alive.
+        unsafe {
+            api!(RedisModule_NotifyKeyspaceEvent)(self.raw, raw::REDISMODULE_NOTIFY_MODULE, event.as_ptr(), key.raw)
+        };
+    }
+
+    pub fn publish(self, channel: &[u8], message: &[u8]) {
+        let (channel, message) = (OwnedString::new(channel), OwnedString::new(message));
+        // SAFETY: context and strings are alive.
+        unsafe {
+            let publish = if self.flags().is_cluster() {
+                api!(RedisModule_PublishMessageShard)
+            } else {
+                api!(RedisModule_PublishMessage)
+            };
+            publish(self.raw, channel.raw, message.raw);
+        }
+    }
+
+    pub fn error(self, text: &str) {
+        // A NUL would cut the text short, a line break would break the protocol: neither is ever in it.
+        let text = CString::new(text.replace(['\0', '\r', '\n'], " ")).unwrap_or_default();
+        // SAFETY: the text is a C string and copied.
+        unsafe { api!(RedisModule_ReplyWithError)(self.raw, text.as_ptr()) };
+    }
+
+    pub fn wrong_arity(self) {
+        // SAFETY: the context is that of a command.
+        unsafe { api!(RedisModule_WrongArity)(self.raw) };
+    }
+
+    /// Writes a warning to the server's log. The text is never a format: a `%` in it is harmless.
+    pub fn warn(self, text: &str) {
+        let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
+        // SAFETY: the format takes one C string.
+        unsafe { api!(RedisModule_Log)(self.raw, c"warning".as_ptr(), c"%s".as_ptr(), text.as_ptr()) };
+    }
+
+    /// Calls back once, after `ms`.
+    pub fn start_timer(self, ms: i64, callback: unsafe extern "C" fn(*mut raw::RedisModuleCtx, *mut c_void)) {
+        // SAFETY: the callback needs no data.
+        unsafe { api!(RedisModule_CreateTimer)(self.raw, ms, Some(callback), std::ptr::null_mut()) };
+    }
+}
+
+/// The server's clock in unix milliseconds.
+pub(crate) fn clock_ms() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { api!(RedisModule_Milliseconds)() as u64 }
+}
+
+/// Whether writes that no client asked for must wait: the server is failing over, paused or shutting down.
+pub(crate) fn must_keep_quiet() -> bool {
+    // SAFETY: takes nothing; asked for because servers before 7.2 may lack it.
+    unsafe { raw::RedisModule_AvoidReplicaTraffic.is_some_and(|avoid| avoid() != 0) }
+}
+
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // SAFETY: the buffer is as long as said.
+    unsafe { api!(RedisModule_GetRandomBytes)(bytes.as_mut_ptr(), N) };
+    bytes
+}
+
+impl Reply for Ctx<'_> {
+    fn array(&mut self, len: usize) {
+        // SAFETY: here and below the context is that of a command or its reply.
+        unsafe { api!(RedisModule_ReplyWithArray)(self.raw, len as c_long) };
+    }
+
+    fn map(&mut self, len: usize) {
+        unsafe { api!(RedisModule_ReplyWithMap)(self.raw, len as c_long) };
+    }
+
+    fn word(&mut self, word: &'static CStr) {
+        unsafe { api!(RedisModule_ReplyWithSimpleString)(self.raw, word.as_ptr()) };
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        unsafe { api!(RedisModule_ReplyWithStringBuffer)(self.raw, bytes.as_ptr().cast::<c_char>(), bytes.len()) };
+    }
+
+    fn integer(&mut self, number: i64) {
+        unsafe { api!(RedisModule_ReplyWithLongLong)(self.raw, number as c_longlong) };
+    }
+
+    fn null(&mut self) {
+        unsafe { api!(RedisModule_ReplyWithNull)(self.raw) };
+    }
+}
+
+/// The context while a value is saved, loaded or rewritten.
+#[derive(Clone, Copy)]
+pub(crate) struct Io(pub NonNull<raw::RedisModuleIO>);
+
+impl Io {
+    pub fn save(self, bytes: &[u8]) {
+        // SAFETY: the io is that of a running rdb_save.
+        unsafe { api!(RedisModule_SaveStringBuffer)(self.0.as_ptr(), bytes.as_ptr().cast::<c_char>(), bytes.len()) };
+    }
+
+    /// The next string, or `None` if the data ends or is damaged.
+    pub fn load(self) -> Option<Vec<u8>> {
+        let mut len = 0;
+        // SAFETY: the io is that of a running rdb_load, with OPTIONS_HANDLE_IO_ERRORS set: an error gives null.
+        // The buffer is ours to free.
+        unsafe {
+            let start = api!(RedisModule_LoadStringBuffer)(self.0.as_ptr(), &mut len);
+            if start.is_null() {
+                return None;
+            }
+            let bytes = std::slice::from_raw_parts(start.cast::<u8>(), len).to_vec();
+            api!(RedisModule_Free)(start.cast());
+            (api!(RedisModule_IsIOError)(self.0.as_ptr()) == 0).then_some(bytes)
+        }
+    }
+
+    pub fn warn(self, text: &str) {
+        let text = CString::new(text.replace('\0', " ")).unwrap_or_default();
+        // SAFETY: the format takes one C string.
+        unsafe {
+            api!(RedisModule_LogIOError)(self.0.as_ptr(), c"warning".as_ptr(), c"%s".as_ptr(), text.as_ptr());
+        }
+    }
+
+    /// Database and name of the key that is loaded, where the server tells.
+    pub fn key(self) -> Option<(c_int, Vec<u8>)> {
+        // SAFETY: the io is that of a running callback; the name lives as long.
+        unsafe {
+            let name = api!(RedisModule_GetKeyNameFromIO)(self.0.as_ptr());
+            if name.is_null() {
+                return None;
+            }
+            let db = api!(RedisModule_GetDbIdFromIO)(self.0.as_ptr());
+            Some((db, ServerString::from_raw(name.cast_mut()).bytes().to_vec()))
+        }
+    }
+
+    /// Writes `FLASH._LOAD key chunk` to the append-only file that is being rewritten.
+    pub fn emit_chunk(self, key: ServerString<'_>, chunk: &[u8]) {
+        // SAFETY: the format names a string of the server and a buffer with its length, both alive.
+        unsafe {
+            api!(RedisModule_EmitAOF)(
+                self.0.as_ptr(),
+                c"FLASH._LOAD".as_ptr(),
+                c"sb".as_ptr(),
+                key.raw,
+                chunk.as_ptr().cast::<c_char>(),
+                chunk.len(),
+            );
+        }
+    }
+}

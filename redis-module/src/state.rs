@@ -1,0 +1,55 @@
+//! What the module keeps beside the keys: buffers that are used again, made-up ids, the schedule of expiry.
+//!
+//! All of it belongs to the server's main thread, and so to a thread local: `free` may run elsewhere and
+//! touches none of it.
+
+use crate::expiry::Schedule;
+use crate::ids::IdMaker;
+use crate::server;
+use flashsale_core::Facts;
+use flashsale_core::effect::EffectLog;
+use redis_module::raw;
+use std::cell::RefCell;
+
+pub(crate) struct State {
+    pub log: EffectLog,
+    pub facts: Facts,
+    pub ids: IdMaker,
+    pub schedule: Schedule,
+    /// Keys the hash of ids, drawn at load.
+    pub seed: [u64; 2],
+    /// The latest time seen: the clock never runs backwards.
+    now_ms: u64,
+    /// The type `flashsale`; null until it is registered.
+    pub data_type: *mut raw::RedisModuleType,
+}
+
+thread_local! {
+    static STATE: RefCell<State> = RefCell::new(State {
+        log: EffectLog::default(),
+        facts: Facts::default(),
+        ids: IdMaker::default(),
+        schedule: Schedule::default(),
+        seed: [0; 2],
+        now_ms: 0,
+        data_type: std::ptr::null_mut(),
+    });
+}
+
+/// Lends the state. Callbacks of the server that run inside must find it again by argument, not by this.
+pub(crate) fn with<T>(work: impl FnOnce(&mut State) -> T) -> T {
+    STATE.with_borrow_mut(work)
+}
+
+/// Like [`with`], for callbacks that may run inside another one: `None` if the state is lent out.
+pub(crate) fn try_with<T>(work: impl FnOnce(&mut State) -> T) -> Option<T> {
+    STATE.with(|state| state.try_borrow_mut().ok().map(|mut state| work(&mut state)))
+}
+
+impl State {
+    /// The time, unix ms.
+    pub fn now(&mut self) -> u64 {
+        self.now_ms = self.now_ms.max(server::clock_ms()).min(flashsale_core::bounds::MAX_TIME_MS);
+        self.now_ms
+    }
+}
