@@ -1,11 +1,22 @@
 //! The edge of a flash sale: a proxy in front of a shop, and the programs around it.
 //!
+//! Begin with [`funnel`]: it lists what a request to a sale must pass, in order. Then:
+//!
+//! - [`http`] is what a request may say and what answers look like;
+//! - [`sale`] carries the calls of a sale out; [`store`] is the port to Redis behind it;
+//! - [`server`] is the process: listeners, the shop behind, start and end;
+//! - [`config`] is the one file that configures it all, [`metrics`] the numbers it shows;
 //! - [`relay`] sends confirmed orders downstream to the shop;
 //! - [`demo`] shows a whole sale on one machine;
-//! - [`config`] is the one file that configures all of them;
 //! - [`cli`] holds one file per subcommand of the `flashsale` program.
 
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod funnel;
+pub mod http;
+pub mod metrics;
 pub mod relay;
+pub mod sale;
+pub mod server;
+pub mod store;

@@ -1,10 +1,40 @@
-//! `flashsale serve`.
+//! `flashsale serve`: the edge proxy.
 
-use anyhow::bail;
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::config::{self, Config};
+use crate::server::lifecycle;
 
 #[derive(clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// The config file
+    #[arg(long, value_name = "FILE", required_unless_present = "print_config")]
+    config: Option<PathBuf>,
 
-pub fn run(_arguments: Arguments) -> anyhow::Result<()> {
-    bail!("`flashsale serve` is not built yet")
+    /// Print the default config, every key explained, and end
+    #[arg(long)]
+    print_config: bool,
+
+    /// Check the config and end
+    #[arg(long, requires = "config")]
+    check: bool,
+}
+
+/// # Errors
+/// The config is wrong, or the process cannot start.
+pub fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if arguments.print_config {
+        print!("{}", config::DEFAULT);
+        return Ok(());
+    }
+    let path = arguments.config.context("--config is missing")?;
+    let config = Config::load(&path)?;
+    if arguments.check {
+        println!("{} is good", path.display());
+        return Ok(());
+    }
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,flashsale_edge=info")).init();
+    lifecycle::serve(&config)
 }

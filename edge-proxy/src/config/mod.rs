@@ -1,12 +1,133 @@
 //! The one config file of the program (TOML; unknown keys are refused).
+//!
+//! Each stage of the funnel keeps its own section beside its code; this file puts them together.
+//! `default.toml` is the documented form of the defaults, printed by `flashsale serve --print-config`,
+//! and a test holds the two against each other.
 
+use std::path::Path;
+
+use anyhow::Context;
 use serde::Deserialize;
 
+use crate::funnel::known::KnownConfig;
+use crate::funnel::rates::RatesConfig;
+use crate::funnel::tokens::TokensConfig;
 use crate::relay::config::RelayConfig;
+use crate::sale::SaleConfig;
+
+mod listen;
+mod redis;
+pub mod secret;
+
+pub use self::listen::{AccessLogConfig, ListenConfig, ShopConfig, millis};
+pub use self::redis::{DurabilityConfig, RedisConfig};
+
+/// The documented default config.
+pub const DEFAULT: &str = concat!(include_str!("default.toml"), "\n", include_str!("../relay/default.toml"));
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    pub listen: ListenConfig,
+    pub shop: ShopConfig,
+    pub redis: RedisConfig,
+    pub durability: DurabilityConfig,
+    pub sale: SaleConfig,
+    pub rates: RatesConfig,
+    pub known: KnownConfig,
+    pub tokens: TokensConfig,
+    pub access_log: AccessLogConfig,
     pub relay: RelayConfig,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, has an unknown key, or a value makes no sense.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read the config {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("config {}", path.display()))
+    }
+
+    /// Reads and checks a config from its text.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        self.listen.validate()?;
+        self.shop.validate()?;
+        self.redis.validate()?;
+        self.durability.validate()?;
+        self.sale.validate()?;
+        self.rates.validate()?;
+        self.known.validate()?;
+        self.tokens.validate()?;
+        self.access_log.validate()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_printed_config_says_what_the_defaults_are() {
+        let printed = Config::parse(DEFAULT).unwrap();
+        assert_eq!(format!("{printed:#?}"), format!("{:#?}", Config::default()));
+    }
+
+    #[test]
+    fn the_documentation_has_every_key() {
+        let documentation = include_str!("../../../docs/edge.md");
+        for line in include_str!("default.toml").lines() {
+            let line = line.trim_start_matches("# ").trim();
+            let Some((key, _)) = line.split_once(" = ") else {
+                continue;
+            };
+            if key.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+                assert!(documentation.contains(&format!("`{key}`")), "docs/edge.md does not explain `{key}`");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        Config::parse("").unwrap();
+    }
+
+    #[test]
+    fn mistakes_are_refused_and_named() {
+        for (text, word) in [
+            ("lissten = 1", "lissten"),
+            ("[listen]\npublik = 1", "publik"),
+            ("[listen]\npublic = \"nowhere\"", "public"),
+            ("[listen]\nread_timeout_ms = 0", "read_timeout_ms"),
+            ("[listen]\ntrusted_proxies = [\"10.0.0.0/99\"]", "trusted_proxies"),
+            ("[shop]\nupstreams = [\"shop\"]", "shop"),
+            ("[shop]\nupstreams = [\"shop:99999\"]", "99999"),
+            ("[shop]\ntls = true", "sni"),
+            ("[shop]\nserver_key_env = \"FLASHSALE_NO_SUCH_VARIABLE\"", "FLASHSALE_NO_SUCH_VARIABLE"),
+            ("[redis]\nurl = \"http://x\"", "url"),
+            ("[redis]\ntimeout_ms = -1", "timeout_ms"),
+            ("[redis]\nkey_prefix = \"{a}\"", "braces"),
+            ("[durability]\nreplicas = 1\ntimeout_ms = 0", "timeout_ms"),
+            ("[sale]\nnot_open_status = 200", "not_open_status"),
+            ("[rates]\nmode = \"perhaps\"", "perhaps"),
+            ("[tokens]\nmode = \"off\"", "mode"),
+            ("[access_log]\nsample = 2.0", "sample"),
+            ("listen", "TOML"),
+        ] {
+            let error = format!("{:#}", Config::parse(text).expect_err(text));
+            assert!(error.contains(word), "{text:?} gave: {error}");
+        }
+    }
 }

@@ -1,0 +1,290 @@
+//! Stage `known`: refuses what is known to be in vain, without asking Redis.
+//!
+//! For each sale asked for, the edge keeps a [`Picture`]: `FLASH.INFO`, at most `refresh_ms` old and fetched
+//! by one request at a time, with what the state channel has said since (see [`crate::sale::channel`]). Names
+//! that are no sale are remembered too, in bounded memory.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use bytes::Bytes;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use moka::sync::Cache;
+use serde::Deserialize;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+use super::stage::{Mode, Stage};
+use super::visit::Visit;
+use crate::config::millis;
+use crate::http::input::Item;
+use crate::http::problem::{Problem, Refusal};
+use crate::http::routes::Call;
+use crate::metrics;
+use crate::sale::picture::Picture;
+use crate::sale::refusals::Refusals;
+use crate::store::redis::unix_ms;
+use crate::store::{SaleStore, StoreError};
+
+/// The `[known]` section.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KnownConfig {
+    pub mode: Mode,
+    pub refresh_ms: u64,
+    pub stale_ms: u64,
+    pub refuse_all_held: bool,
+    pub sales_max: u64,
+    pub unknown_max: u64,
+    pub unknown_ms: u64,
+    pub unknown_lookups_per_second: u32,
+}
+
+impl Default for KnownConfig {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Enforce,
+            refresh_ms: 1000,
+            stale_ms: 10_000,
+            refuse_all_held: true,
+            sales_max: 10_000,
+            unknown_max: 10_000,
+            unknown_ms: 1000,
+            unknown_lookups_per_second: 500,
+        }
+    }
+}
+
+impl KnownConfig {
+    pub fn validate(&self) -> anyhow::Result<()> {
+        ensure!(self.refresh_ms > 0 && self.unknown_ms > 0, "[known] refresh_ms and unknown_ms must be at least 1");
+        ensure!(
+            self.sales_max > 0 && self.unknown_max > 0 && self.unknown_lookups_per_second > 0,
+            "[known] sales_max, unknown_max and unknown_lookups_per_second must be at least 1"
+        );
+        Ok(())
+    }
+}
+
+/// A sale that somebody has asked for.
+struct Watched {
+    picture: ArcSwapOption<Picture>,
+    /// Held by the one request that asks Redis.
+    fetching: tokio::sync::Mutex<()>,
+    /// Something happened here that the picture does not show.
+    outdated: AtomicBool,
+}
+
+/// What this edge knows of sales. Shared by the stage, the status call and the state channel.
+pub struct Known {
+    config: KnownConfig,
+    store: Arc<dyn SaleStore>,
+    sales: Cache<Bytes, Arc<Watched>>,
+    unknown: Cache<Bytes, ()>,
+    lookups: DefaultDirectRateLimiter,
+    /// The server's clock less ours, in milliseconds.
+    clock_offset_ms: AtomicI64,
+}
+
+/// How often at most a picture is fetched again because its earliest deadline is over.
+const OVERTAKEN: Duration = Duration::from_millis(50);
+
+/// Forget a sale that nobody has asked for in this time.
+const IDLE: Duration = Duration::from_secs(600);
+
+impl Known {
+    pub fn new(config: &KnownConfig, store: Arc<dyn SaleStore>) -> Self {
+        let per_second = NonZeroU32::new(config.unknown_lookups_per_second).unwrap_or(NonZeroU32::MIN);
+        Self {
+            store,
+            sales: Cache::builder().max_capacity(config.sales_max).time_to_idle(IDLE).build(),
+            unknown: Cache::builder().max_capacity(config.unknown_max).time_to_live(millis(config.unknown_ms)).build(),
+            lookups: RateLimiter::direct(Quota::per_second(per_second)),
+            clock_offset_ms: AtomicI64::new(0),
+            config: config.clone(),
+        }
+    }
+
+    /// Unix milliseconds by the server's clock.
+    pub fn server_ms(&self, here_ms: u64) -> u64 {
+        here_ms.saturating_add_signed(self.clock_offset_ms.load(Ordering::Relaxed))
+    }
+
+    /// The sale `key`, at most `refresh_ms` old.
+    ///
+    /// # Errors
+    /// There is no such sale, or Redis cannot be asked.
+    pub async fn picture(&self, key: &[u8]) -> Result<Arc<Picture>, StoreError> {
+        let watched = self.watched(key)?;
+        if let Some(picture) = self.fresh(&watched) {
+            return Ok(picture);
+        }
+        let _alone = watched.fetching.lock().await;
+        if let Some(picture) = self.fresh(&watched) {
+            return Ok(picture);
+        }
+        self.fetch(key, &watched).await
+    }
+
+    /// The same, but an older picture will do while Redis is away.
+    ///
+    /// # Errors
+    /// As [`Known::picture`].
+    pub async fn picture_or_stale(&self, key: &[u8]) -> Result<Arc<Picture>, StoreError> {
+        let error = match self.picture(key).await {
+            Ok(picture) => return Ok(picture),
+            Err(StoreError::NoSale) => return Err(StoreError::NoSale),
+            Err(error) => error,
+        };
+        let stale = self.sales.get(key).and_then(|watched| watched.picture.load_full());
+        stale.filter(|picture| picture.asked_at.elapsed() < millis(self.config.stale_ms)).ok_or(error)
+    }
+
+    fn watched(&self, key: &[u8]) -> Result<Arc<Watched>, StoreError> {
+        if let Some(watched) = self.sales.get(key) {
+            return Ok(watched);
+        }
+        if self.unknown.contains_key(key) {
+            return Err(StoreError::NoSale);
+        }
+        if self.lookups.check().is_err() {
+            return Err(StoreError::Full("too many unknown sales are asked for".to_owned()));
+        }
+        Ok(self.sales.get_with(Bytes::copy_from_slice(key), || {
+            Arc::new(Watched {
+                picture: ArcSwapOption::empty(),
+                fetching: tokio::sync::Mutex::new(()),
+                outdated: AtomicBool::new(false),
+            })
+        }))
+    }
+
+    fn fresh(&self, watched: &Watched) -> Option<Arc<Picture>> {
+        let picture = watched.picture.load_full()?;
+        let age = picture.asked_at.elapsed();
+        if age >= millis(self.config.refresh_ms) || watched.outdated.load(Ordering::Relaxed) {
+            return None;
+        }
+        // Once the earliest deadline is over, units may be free that the picture does not show.
+        let next_ms = picture.sale.next_deadline_ms;
+        let overtaken = next_ms > 0 && self.server_ms(unix_ms()) >= next_ms;
+        (!overtaken || age < OVERTAKEN).then_some(picture)
+    }
+
+    async fn fetch(&self, key: &[u8], watched: &Watched) -> Result<Arc<Picture>, StoreError> {
+        let asked_at = Instant::now();
+        // What happens from now on may or may not be in the answer.
+        watched.outdated.store(false, Ordering::Relaxed);
+        match self.store.sale(key).await {
+            Ok((sale, offset_ms)) => {
+                self.clock_offset_ms.store(offset_ms, Ordering::Relaxed);
+                metrics::KNOWN_REFRESHES.with_label_values(&["ok"]).inc();
+                let mut picture = Picture::new(sale, asked_at);
+                watched.picture.rcu(|before| {
+                    if let Some(before) = before {
+                        picture.keep_news_of(before);
+                    }
+                    Some(Arc::new(picture.clone()))
+                });
+                Ok(watched.picture.load_full().unwrap_or_else(|| Arc::new(picture)))
+            }
+            Err(error) => {
+                metrics::KNOWN_REFRESHES.with_label_values(&["error"]).inc();
+                if error == StoreError::NoSale {
+                    self.sales.invalidate(key);
+                    self.unknown.insert(Bytes::copy_from_slice(key), ());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A SKU has sold out or come back, says the state channel.
+    pub fn hear(&self, key: &[u8], sku: &[u8], available: bool, version: u64) {
+        // A sale that nobody asks for needs no picture.
+        let Some(watched) = self.sales.get(key) else {
+            return;
+        };
+        watched.picture.rcu(|picture| {
+            picture.as_ref().map(|picture| {
+                let mut picture = Picture::clone(picture);
+                picture.hear(sku, available, version);
+                Arc::new(picture)
+            })
+        });
+    }
+
+    /// This edge has changed the sale itself: the next one to ask looks again.
+    pub fn changed(&self, key: &[u8]) {
+        if let Some(watched) = self.sales.get(key) {
+            watched.outdated.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Messages of the state channel may have been missed: every picture is outdated.
+    pub fn changed_all(&self) {
+        for (_, watched) in &self.sales {
+            watched.outdated.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The sale may have been created just now: `FLASH.CREATE` by somebody else is not announced.
+    pub fn forget_unknown(&self, key: &[u8]) {
+        self.unknown.invalidate(key);
+    }
+
+    /// Keys of the sales that somebody has asked for lately.
+    pub fn keys(&self) -> Vec<Bytes> {
+        self.sales.iter().map(|(key, _)| Bytes::clone(&key)).collect()
+    }
+
+    /// Refuses `items` if the picture says that reserving them is in vain.
+    pub fn judge(&self, picture: &Picture, items: &[Item], now_ms: u64, refusals: &Refusals) -> Result<(), Refusal> {
+        match picture.verdict(items, self.server_ms(now_ms), self.config.refuse_all_held) {
+            None => Ok(()),
+            Some(answer) => Err(refusals.of_answer(&answer)),
+        }
+    }
+}
+
+/// Stage `known`.
+pub struct KnownStage {
+    known: Arc<Known>,
+    refusals: Arc<Refusals>,
+}
+
+impl KnownStage {
+    pub fn new(known: Arc<Known>, refusals: Arc<Refusals>) -> Self {
+        Self { known, refusals }
+    }
+}
+
+#[async_trait]
+impl Stage for KnownStage {
+    fn name(&self) -> &'static str {
+        "known"
+    }
+
+    fn mode(&self) -> Mode {
+        self.known.config.mode
+    }
+
+    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+        // Paying and giving back go on in a sale that is paused or over, and Redis knows best.
+        if !visit.route.call.takes_stock() {
+            return Ok(());
+        }
+        match self.known.picture(visit.key).await {
+            Ok(picture) => self.known.judge(&picture, &visit.input.items, visit.now_ms, &self.refusals),
+            Err(StoreError::NoSale) => Err(Problem::NoSale.into()),
+            Err(error) => Err(self.refusals.of_error(&error, Call::Status, None)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "known_tests.rs"]
+mod tests;

@@ -1,0 +1,111 @@
+//! The numbers of the edge, in the default Prometheus registry. No label ever holds a buyer, a sale or an
+//! address: their number is bounded only by the crowd.
+
+use once_cell::sync::Lazy;
+use prometheus::{
+    Encoder, HistogramVec, IntCounterVec, IntGauge, TextEncoder, register_histogram_vec, register_int_counter_vec,
+    register_int_gauge,
+};
+
+// The names are constants of this file, so registering them can only fail if one stands here twice, which
+// the test below would find.
+macro_rules! counter {
+    ($name:literal, $help:literal, $labels:expr) => {
+        Lazy::new(|| register_int_counter_vec!($name, $help, $labels).expect($name))
+    };
+}
+
+macro_rules! gauge {
+    ($name:literal, $help:literal) => {
+        Lazy::new(|| register_int_gauge!($name, $help).expect($name))
+    };
+}
+
+macro_rules! histogram {
+    ($name:literal, $help:literal, $labels:expr, $buckets:expr) => {
+        Lazy::new(|| register_histogram_vec!($name, $help, $labels, $buckets.to_vec()).expect($name))
+    };
+}
+
+/// Seconds, from a refusal out of memory to a shop that takes its time.
+const SECONDS: [f64; 14] =
+    [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+pub static STAGES: Lazy<IntCounterVec> = counter!(
+    "flashsale_stage_total",
+    "Requests to sale routes, by stage of the funnel and how they left it (pass, shadow, or the refusal's word).",
+    &["stage", "outcome"]
+);
+
+pub static SHADOWED: Lazy<IntCounterVec> = counter!(
+    "flashsale_shadowed_total",
+    "Refusals that a stage in shadow mode would have made.",
+    &["stage", "outcome"]
+);
+
+pub static RESPONSES: Lazy<IntCounterVec> = counter!(
+    "flashsale_responses_total",
+    "Answers to clients, by route (shop, or the sale's call) and status.",
+    &["route", "status"]
+);
+
+pub static REQUEST_SECONDS: Lazy<HistogramVec> = histogram!(
+    "flashsale_request_seconds",
+    "From the request's header to the last byte of the answer, by route.",
+    &["route"],
+    SECONDS
+);
+
+pub static REQUESTS_IN_FLIGHT: Lazy<IntGauge> =
+    gauge!("flashsale_requests_in_flight", "Requests that are being answered now.");
+
+pub static REDIS_CALLS: Lazy<IntCounterVec> = counter!(
+    "flashsale_redis_calls_total",
+    "Commands to the stock, by command and how they ended.",
+    &["command", "outcome"]
+);
+
+pub static REDIS_SECONDS: Lazy<HistogramVec> =
+    histogram!("flashsale_redis_seconds", "How long commands to the stock took.", &["command"], SECONDS);
+
+pub static KNOWN_REFRESHES: Lazy<IntCounterVec> =
+    counter!("flashsale_known_refreshes_total", "Pictures of sales fetched from the stock.", &["outcome"]);
+
+pub static CHANNEL_MESSAGES: Lazy<IntCounterVec> =
+    counter!("flashsale_channel_messages_total", "Messages heard on the state channel.", &["kind"]);
+
+pub static CHANNEL_UP: Lazy<IntGauge> =
+    gauge!("flashsale_channel_up", "1 while the edge listens to the state channel.");
+
+pub static SHOP_ERRORS: Lazy<IntCounterVec> =
+    counter!("flashsale_shop_errors_total", "Requests that the shop did not answer.", &["kind"]);
+
+/// Touches every metric, so that it is shown from the start.
+pub fn register() {
+    for counters in [&STAGES, &SHADOWED, &RESPONSES, &REDIS_CALLS, &KNOWN_REFRESHES, &CHANNEL_MESSAGES, &SHOP_ERRORS] {
+        Lazy::force(counters);
+    }
+    Lazy::force(&REQUEST_SECONDS);
+    Lazy::force(&REDIS_SECONDS);
+    Lazy::force(&REQUESTS_IN_FLIGHT);
+    Lazy::force(&CHANNEL_UP);
+}
+
+/// All metrics in Prometheus' text format.
+pub fn text() -> String {
+    let mut text = Vec::new();
+    // Writing to memory cannot fail; a metric that cannot be encoded is left out.
+    let _ = TextEncoder::new().encode(&prometheus::gather(), &mut text);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_metric_can_be_registered_and_shown() {
+        super::register();
+        super::STAGES.with_label_values(&["test", "pass"]).inc();
+        assert!(super::text().contains("flashsale_stage_total{outcome=\"pass\",stage=\"test\"} 1"));
+        assert!(super::text().contains("flashsale_channel_up 0"));
+    }
+}

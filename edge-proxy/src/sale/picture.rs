@@ -1,0 +1,267 @@
+//! What this edge knows of one sale: `FLASH.INFO` as it was a moment ago, and the news since.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::http::input::Item;
+use crate::store::{Answer, SaleView, SkuView};
+
+/// One SKU of a [`Picture`].
+#[derive(Debug, Clone)]
+pub struct SkuPicture {
+    pub counters: SkuView,
+    /// The last word of the state channel: whether there are units, its version, and when it was heard.
+    news: Option<News>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct News {
+    available: bool,
+    version: u64,
+    heard_at: Instant,
+}
+
+/// A sale a moment ago.
+#[derive(Debug, Clone)]
+pub struct Picture {
+    pub sale: SaleView,
+    pub skus: HashMap<Bytes, SkuPicture>,
+    /// When Redis was asked: what was heard later is newer.
+    pub asked_at: Instant,
+}
+
+/// What a sale is at a point in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Pending,
+    Open,
+    Paused,
+    Closed,
+}
+
+impl State {
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Pending => "pending",
+            State::Open => "open",
+            State::Paused => "paused",
+            State::Closed => "closed",
+        }
+    }
+}
+
+/// How many units of a SKU there are, as buyers are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Supply {
+    Many,
+    Few,
+    None,
+}
+
+impl Supply {
+    pub fn name(self) -> &'static str {
+        match self {
+            Supply::Many => "many",
+            Supply::Few => "few",
+            Supply::None => "none",
+        }
+    }
+}
+
+impl Picture {
+    pub fn new(mut sale: SaleView, asked_at: Instant) -> Self {
+        let skus = std::mem::take(&mut sale.skus)
+            .into_iter()
+            .map(|(sku, counters)| (sku, SkuPicture { counters, news: None }))
+            .collect();
+        Self { sale, skus, asked_at }
+    }
+
+    /// Takes over what the state channel said while this picture was on its way.
+    pub fn keep_news_of(&mut self, before: &Picture) {
+        for (sku, picture) in &mut self.skus {
+            picture.news = before.skus.get(sku).and_then(|before| before.news);
+        }
+    }
+
+    /// Notes a message of the state channel, unless a later one was heard before.
+    pub fn hear(&mut self, sku: &[u8], available: bool, version: u64) {
+        let Some(picture) = self.skus.get_mut(sku) else {
+            return;
+        };
+        if picture.news.is_some_and(|news| news.version >= version) {
+            return;
+        }
+        picture.news = Some(News { available, version, heard_at: Instant::now() });
+    }
+
+    /// What the sale is at `now_ms` of the server's clock: it opens and closes by itself.
+    pub fn state(&self, now_ms: u64) -> State {
+        let sale = &self.sale;
+        if sale.state == "closed" || (sale.closes_at_ms > 0 && now_ms >= sale.closes_at_ms) {
+            State::Closed
+        } else if sale.state == "paused" {
+            State::Paused
+        } else if sale.opens_at_ms > now_ms {
+            State::Pending
+        } else {
+            State::Open
+        }
+    }
+
+    /// Why reserving `items` would be in vain, in the order in which Redis would find it out; `None` if it
+    /// might succeed.
+    pub fn verdict(&self, items: &[Item], now_ms: u64, refuse_all_held: bool) -> Option<Answer> {
+        match self.state(now_ms) {
+            State::Open => {}
+            State::Pending => {
+                return Some(Answer::NotOpen { opens_at_ms: self.sale.opens_at_ms });
+            }
+            State::Paused => return Some(Answer::Paused),
+            State::Closed => return Some(Answer::Closed),
+        }
+        // Of a sharded sale this is one shard only: others may have units.
+        if self.sale.shards > 1 {
+            return None;
+        }
+        items.iter().find_map(|item| self.refuse_item(item, now_ms, refuse_all_held))
+    }
+
+    fn refuse_item(&self, item: &Item, now_ms: u64, refuse_all_held: bool) -> Option<Answer> {
+        // An unknown SKU may have been stocked since.
+        let picture = self.skus.get(&item.sku)?;
+        if self.available(picture) {
+            return None;
+        }
+        let sku = item.sku.clone();
+        let counters = &picture.counters;
+        if counters.held == 0 && counters.available == 0 {
+            return Some(Answer::SoldOut { sku });
+        }
+        let next_ms = self.sale.next_deadline_ms;
+        // Once a hold may have expired, units may be free.
+        let somebody_may_have_lost = next_ms > 0 && next_ms <= now_ms;
+        (refuse_all_held && !somebody_may_have_lost).then_some(Answer::AllHeld { sku, next_ms })
+    }
+
+    /// Whether there are units: by the picture or by the news, whichever is later.
+    fn available(&self, picture: &SkuPicture) -> bool {
+        match picture.news {
+            Some(news) if news.heard_at > self.asked_at => news.available,
+            _ => picture.counters.available > 0,
+        }
+    }
+
+    /// What buyers are told of each SKU.
+    pub fn supplies(&self, few_at: u64) -> impl Iterator<Item = (&Bytes, Supply)> {
+        self.skus.iter().map(move |(sku, picture)| {
+            let supply = match (self.available(picture), picture.counters.available) {
+                (false, _) => Supply::None,
+                (true, units) if units <= few_at => Supply::Few,
+                (true, _) => Supply::Many,
+            };
+            (sku, supply)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: u64 = 1_000_000;
+
+    fn sale(available: u64, held: u64) -> SaleView {
+        let counters = SkuView { stocked: 10, available, held, sold: 10 - available - held, ..SkuView::default() };
+        SaleView {
+            state: "open".to_owned(),
+            shards: 1,
+            skus: vec![(Bytes::from_static(b"S"), counters)],
+            ..SaleView::default()
+        }
+    }
+
+    fn picture(available: u64, held: u64) -> Picture {
+        Picture::new(sale(available, held), Instant::now())
+    }
+
+    fn items(sku: &'static str) -> Vec<Item> {
+        vec![Item { sku: Bytes::from_static(sku.as_bytes()), quantity: 1 }]
+    }
+
+    fn verdict(picture: &Picture) -> Option<Answer> {
+        picture.verdict(&items("S"), NOW_MS, true)
+    }
+
+    #[test]
+    fn what_may_succeed_passes() {
+        assert_eq!(verdict(&picture(1, 0)), None);
+        assert_eq!(picture(0, 0).verdict(&items("other"), NOW_MS, true), None);
+        assert_eq!(picture(0, 0).verdict(&[], NOW_MS, true), None);
+    }
+
+    #[test]
+    fn sold_out_and_all_held_differ() {
+        let sku = Bytes::from_static(b"S");
+        assert_eq!(verdict(&picture(0, 0)), Some(Answer::SoldOut { sku: sku.clone() }));
+        let mut held = picture(0, 1);
+        held.sale.next_deadline_ms = NOW_MS + 5;
+        let next_ms = NOW_MS + 5;
+        assert_eq!(verdict(&held), Some(Answer::AllHeld { sku, next_ms }));
+        assert_eq!(held.verdict(&items("S"), NOW_MS, false), None);
+        held.sale.next_deadline_ms = NOW_MS - 1;
+        assert_eq!(verdict(&held), None, "a hold may have expired");
+    }
+
+    #[test]
+    fn a_shard_does_not_speak_for_the_others() {
+        let mut shard = picture(0, 0);
+        shard.sale.shards = 4;
+        assert_eq!(verdict(&shard), None);
+    }
+
+    #[test]
+    fn a_sale_opens_and_closes_by_the_clock() {
+        let mut picture = picture(1, 0);
+        picture.sale.state = "pending".to_owned();
+        picture.sale.opens_at_ms = NOW_MS + 1;
+        assert_eq!(verdict(&picture), Some(Answer::NotOpen { opens_at_ms: NOW_MS + 1 }));
+        assert_eq!(picture.state(NOW_MS + 1), State::Open);
+        picture.sale.closes_at_ms = NOW_MS + 2;
+        assert_eq!(picture.state(NOW_MS + 2), State::Closed);
+        picture.sale.state = "paused".to_owned();
+        assert_eq!(verdict(&picture), Some(Answer::Paused));
+        picture.sale.state = "closed".to_owned();
+        assert_eq!(verdict(&picture), Some(Answer::Closed));
+    }
+
+    #[test]
+    fn news_count_by_version_and_only_if_newer_than_the_picture() {
+        let mut before = picture(5, 0);
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        before.hear(b"S", false, 7);
+        assert!(verdict(&before).is_some());
+        before.hear(b"S", true, 6);
+        assert!(verdict(&before).is_some(), "an old message hides nothing and shows nothing");
+        before.hear(b"S", true, 8);
+        assert_eq!(verdict(&before), None);
+
+        // A picture asked for before the news does not overrule it; one asked for later does.
+        before.hear(b"S", false, 9);
+        let mut overtaken = Picture::new(sale(5, 0), before.asked_at);
+        overtaken.keep_news_of(&before);
+        assert!(verdict(&overtaken).is_some());
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        let mut later = picture(5, 0);
+        later.keep_news_of(&before);
+        assert_eq!(verdict(&later), None);
+    }
+
+    #[test]
+    fn supplies_are_told_in_three_words() {
+        let word = |available| picture(available, 0).supplies(2).next().unwrap().1.name();
+        assert_eq!((word(0), word(2), word(3)), ("none", "few", "many"));
+    }
+}

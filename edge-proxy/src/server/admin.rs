@@ -1,0 +1,171 @@
+//! The admin listener: metrics, health, and sales as JSON. Nothing here changes anything.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use bytes::Bytes;
+use pingora::server::ShutdownWatch;
+use pingora::services::background::BackgroundService;
+use serde_json::{Map, Value, json};
+
+use crate::http::problem::{Problem, Refusal};
+use crate::http::reply::{Reply, shown};
+use crate::metrics;
+use crate::store::{SaleStore, SaleView, SkuView, StoreError};
+
+/// Most sales in one list.
+const LIST_MAX: usize = 1000;
+
+/// What the admin listener shows.
+pub struct Desk {
+    pub store: Arc<dyn SaleStore>,
+    /// Whether the shop behind is well; `None` if there is none.
+    pub shop_is_well: Box<dyn Fn() -> Option<bool> + Send + Sync>,
+    pub key_prefix: Vec<u8>,
+}
+
+/// The listener as a service of the process.
+pub struct Admin {
+    pub address: SocketAddr,
+    pub desk: Arc<Desk>,
+}
+
+/// The routes of the admin listener.
+pub fn router(desk: Arc<Desk>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics_text))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/api/sales", get(list))
+        .route("/api/sales/{name}", get(show))
+        .with_state(desk)
+}
+
+#[async_trait]
+impl BackgroundService for Admin {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let listener = match tokio::net::TcpListener::bind(self.address).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                log::error!("the admin listener cannot have {}: {error}", self.address);
+                return;
+            }
+        };
+        log::info!("admin listener on {}", self.address);
+        let stop = async move {
+            let _ = shutdown.wait_for(|stop| *stop).await;
+        };
+        if let Err(error) = axum::serve(listener, router(self.desk.clone())).with_graceful_shutdown(stop).await {
+            log::error!("the admin listener has ended: {error}");
+        }
+    }
+}
+
+async fn metrics_text() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text())
+}
+
+async fn ready(State(desk): State<Arc<Desk>>) -> Response {
+    let redis = desk.store.ping().await;
+    let shop = (desk.shop_is_well)();
+    let status = match (&redis, shop) {
+        (Ok(()), None | Some(true)) => StatusCode::OK,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let body = json!({
+        "ready": status == StatusCode::OK,
+        "redis": redis.map_or_else(|error| error.to_string(), |()| "ok".to_owned()),
+        "shop": match shop {
+            None => "none configured",
+            Some(true) => "ok",
+            Some(false) => "no server is well",
+        },
+    });
+    (status, Json(body)).into_response()
+}
+
+async fn list(State(desk): State<Arc<Desk>>) -> Result<Json<Value>, Failure> {
+    let mut sales = Vec::new();
+    for key in desk.store.keys(&desk.key_prefix, LIST_MAX).await? {
+        match desk.store.sale(&key).await {
+            Ok((sale, _)) => sales.push(sale_json(desk.name_of(&key), &sale)),
+            // Other things may live under the prefix, and a sale may end while we look.
+            Err(StoreError::NoSale) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    sales.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    Ok(Json(json!({"sales": sales})))
+}
+
+async fn show(State(desk): State<Arc<Desk>>, Path(name): Path<String>) -> Result<Json<Value>, Failure> {
+    let key = [&desk.key_prefix[..], name.as_bytes()].concat();
+    let (sale, _) = desk.store.sale(&key).await?;
+    Ok(Json(sale_json(name.as_bytes(), &sale)))
+}
+
+impl Desk {
+    fn name_of<'a>(&self, key: &'a Bytes) -> &'a [u8] {
+        key.strip_prefix(&self.key_prefix[..]).unwrap_or(key)
+    }
+}
+
+fn sale_json(name: &[u8], sale: &SaleView) -> Value {
+    let skus: Map<String, Value> = sale.skus.iter().map(|(sku, view)| (shown(sku), sku_json(view))).collect();
+    json!({
+        "name": shown(name),
+        "state": sale.state,
+        "limit": sale.limit,
+        "hold_ms": sale.hold_ms,
+        "maxhold_ms": sale.maxhold_ms,
+        "opens_at": sale.opens_at_ms,
+        "closes_at": sale.closes_at_ms,
+        "shard": sale.shard,
+        "shards": sale.shards,
+        "holds": sale.holds,
+        "orders": sale.orders,
+        "buyers": sale.buyers,
+        "next_deadline": sale.next_deadline_ms,
+        "expiry_lag_ms": sale.expiry_lag_ms,
+        "skus": skus,
+    })
+}
+
+fn sku_json(view: &SkuView) -> Value {
+    json!({
+        "stocked": view.stocked,
+        "available": view.available,
+        "held": view.held,
+        "sold": view.sold,
+        "granted": view.granted,
+        "accepted": view.accepted,
+        "limit": view.limit,
+    })
+}
+
+/// A failure of the stock as a problem document.
+struct Failure(StoreError);
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let refusal: Refusal = match self.0 {
+            StoreError::NoSale => Problem::NoSale.into(),
+            error => Problem::RedisDown.because(error.to_string()),
+        };
+        let reply = Reply::from(refusal);
+        let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, [(header::CONTENT_TYPE, reply.content_type)], reply.body).into_response()
+    }
+}

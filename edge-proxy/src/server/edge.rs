@@ -1,0 +1,385 @@
+//! A request's life, phase by phase: to the sale through the funnel, or on to the shop.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http::Method;
+use ipnet::IpNet;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::prelude::HttpPeer;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::{Error, ErrorSource, ErrorType};
+
+use super::access_log::{AccessLog, Line};
+use super::shop::{self, Shop};
+use crate::funnel::Funnel;
+use crate::funnel::visit::{Caller, Visit};
+use crate::http::address::{NOBODY, client_address};
+use crate::http::input::{self, BODY_BYTES_MAX, Input};
+use crate::http::problem::{Problem, Refusal};
+use crate::http::reply::Reply;
+use crate::http::routes::{self, Destination, Route};
+use crate::metrics;
+use crate::sale::{Counter, Order};
+use crate::store::redis::unix_ms;
+
+/// How long the rest of a refused request's body may take to arrive before the connection is given up.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// The proxy's own part: everything else is Pingora's.
+pub struct Edge {
+    pub funnel: Funnel,
+    pub counter: Counter,
+    pub shop: Shop,
+    pub access_log: AccessLog,
+    pub trusted_proxies: Vec<IpNet>,
+    pub key_prefix: Vec<u8>,
+}
+
+/// What is remembered of a request until its line in the log.
+pub struct Request {
+    began: Instant,
+    client: IpAddr,
+    route: &'static str,
+    outcome: &'static str,
+    upstream: Option<String>,
+    attempts: usize,
+    _in_flight: InFlight,
+}
+
+/// Counts a request for as long as it lives.
+struct InFlight;
+
+impl InFlight {
+    fn new() -> Self {
+        metrics::REQUESTS_IN_FLIGHT.inc();
+        Self
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        metrics::REQUESTS_IN_FLIGHT.dec();
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Edge {
+    type CTX = Request;
+
+    fn new_ctx(&self) -> Request {
+        Request {
+            began: Instant::now(),
+            client: NOBODY,
+            route: "shop",
+            outcome: "",
+            upstream: None,
+            attempts: 0,
+            _in_flight: InFlight::new(),
+        }
+    }
+
+    /// Sale routes are answered here, refusals too; `false` sends the request on to the shop.
+    async fn request_filter(&self, session: &mut Session, request: &mut Request) -> pingora::Result<bool> {
+        request.client = client_address(peer_of(session), &session.req_header().headers, &self.trusted_proxies);
+        let header = session.req_header();
+        let reply = match routes::find(&header.method, header.uri.path()) {
+            Destination::Shop if self.shop.is_configured() => return Ok(false),
+            Destination::Shop => Problem::NoRoute.because("There is no shop behind this edge.").into(),
+            Destination::Refused(refusal) => {
+                request.route = "none";
+                refusal.into()
+            }
+            Destination::Sale(route) => {
+                request.route = route.call.name();
+                match self.visit(session, &route, request.client).await {
+                    Ok(reply) => reply,
+                    Err(refusal) => refusal.into(),
+                }
+            }
+        };
+        request.outcome = reply.word;
+        respond(session, reply).await?;
+        Ok(true)
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, request: &mut Request) -> pingora::Result<Box<HttpPeer>> {
+        request.attempts += 1;
+        let backend =
+            self.shop.pick().ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "the shop has no server"))?;
+        request.upstream = Some(backend.addr.to_string());
+        Ok(Box::new(self.shop.peer(&backend, session.is_upgrade_req())))
+    }
+
+    /// Nothing was delivered, so another server may get it, whatever the method.
+    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, _: &mut Request, mut error: Box<Error>) -> Box<Error> {
+        metrics::SHOP_ERRORS.with_label_values(&["connect"]).inc();
+        error.set_retry(true);
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        upstream: &mut RequestHeader,
+        _: &mut Request,
+    ) -> pingora::Result<()> {
+        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+        shop::forward(upstream, peer_of(session), tls, &self.trusted_proxies)
+    }
+
+    /// The shop did not answer: say so in the same form as every other refusal.
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, request: &mut Request) -> FailToProxy {
+        let reply = match failure(error) {
+            Failure::ClientGone => {
+                return FailToProxy { error_code: 0, can_reuse_downstream: false };
+            }
+            Failure::Refused(refusal) => Reply::from(refusal),
+        };
+        request.outcome = reply.word;
+        let error_code = reply.status;
+        session.set_keepalive(None);
+        if session.response_written().is_none()
+            && let Err(error) = respond(session, reply).await
+        {
+            log::debug!("the client left before its error: {error}");
+        }
+        FailToProxy { error_code, can_reuse_downstream: false }
+    }
+
+    /// Counted as a metric and in the sampled log; a line each would be a self-made attack.
+    fn suppress_error_log(&self, _: &Session, _: &Request, error: &Error) -> bool {
+        log::debug!("request failed: {error}");
+        true
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
+        let took = request.began.elapsed();
+        let status = session.response_written().map_or(0, |response: &ResponseHeader| response.status.as_u16());
+        metrics::RESPONSES.with_label_values(&[request.route, status_label(status)]).inc();
+        metrics::REQUEST_SECONDS.with_label_values(&[request.route]).observe(took.as_secs_f64());
+        if !self.access_log.wants(status) {
+            return;
+        }
+        let header = session.req_header();
+        let error = error.map(|error| error.etype().as_str());
+        let line = Line {
+            method: header.method.as_str(),
+            path: header.uri.path(),
+            route: request.route,
+            status,
+            outcome: request.outcome,
+            client: request.client,
+            upstream: request.upstream.as_deref(),
+            error,
+            bytes: session.body_bytes_sent(),
+        };
+        self.access_log.write(&line, took);
+    }
+}
+
+impl Edge {
+    /// Sends a request to a sale through the funnel, and what is left of it to the stock.
+    async fn visit(&self, session: &mut Session, route: &Route, client: IpAddr) -> Result<Reply, Refusal> {
+        let now_ms = unix_ms();
+        let key = [&self.key_prefix[..], &route.sale[..]].concat();
+        let header = session.req_header();
+        let mut input = input::from_query(route.call, header.uri.query().unwrap_or_default())?;
+        let wanted_id = if route.call.takes_stock() { input::idempotency_key(&header.headers)? } else { None };
+        check_length(header)?;
+
+        let mut visit = Visit {
+            route,
+            key: &key,
+            headers: &header.headers,
+            input: &input,
+            address: client,
+            now_ms,
+            caller: Caller::Unknown,
+        };
+        self.funnel.pass(&mut visit).await?;
+        let caller = visit.caller;
+
+        if route.call.reads_body() {
+            let body = read_body(session).await?;
+            input = merge(route, input, &session.req_header().headers, &body)?;
+        }
+        self.counter
+            .serve(Order {
+                call: route.call,
+                sale: route.sale.clone(),
+                key,
+                hold: route.hold.clone(),
+                caller,
+                input,
+                wanted_id,
+                now_ms,
+            })
+            .await
+    }
+}
+
+/// Either the query says it or the body does: two sources could contradict each other.
+fn merge(route: &Route, input: Input, headers: &http::HeaderMap, body: &[u8]) -> Result<Input, Refusal> {
+    if body.is_empty() {
+        return Ok(input);
+    }
+    if input != Input::default() {
+        return Err(Problem::BadRequest.because("Say it in the query or in the body, not in both."));
+    }
+    input::from_body(route.call, headers, body)
+}
+
+fn too_large() -> Refusal {
+    Problem::TooLarge.because(format!("A body may have {BODY_BYTES_MAX} bytes."))
+}
+
+/// Refuses by the announced length, before a byte of the body is read.
+fn check_length(header: &RequestHeader) -> Result<(), Refusal> {
+    let announced = header
+        .headers
+        .get(http::header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.trim().parse::<u64>().ok());
+    match announced {
+        Some(length) if length > BODY_BYTES_MAX as u64 => Err(too_large()),
+        _ => Ok(()),
+    }
+}
+
+async fn read_body(session: &mut Session) -> Result<Bytes, Refusal> {
+    if session.is_body_empty() {
+        return Ok(Bytes::new());
+    }
+    let expects = session.req_header().headers.get(http::header::EXPECT);
+    if expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        session.write_continue_response().await.map_err(|_| cut_off())?;
+    }
+    let mut body = BytesMut::new();
+    while let Some(chunk) = session.read_request_body().await.map_err(|_| cut_off())? {
+        if body.len() + chunk.len() > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body.freeze())
+}
+
+fn cut_off() -> Refusal {
+    Problem::BadRequest.because("The body did not arrive whole.")
+}
+
+/// Writes an answer of our own. A refused body that is small is read to its end, so that the connection can
+/// be used again; a large one ends the connection.
+async fn respond(session: &mut Session, reply: Reply) -> pingora::Result<()> {
+    if check_length(session.req_header()).is_ok() && reply.status != 413 {
+        session.set_close_on_response_before_downstream_finish(false);
+        session.set_total_drain_timeout(Some(DRAIN));
+    } else {
+        session.set_keepalive(None);
+    }
+    let head = session.req_header().method == Method::HEAD;
+    let without_body = head || reply.body.is_empty();
+    session.write_response_header(Box::new(reply.header()?), without_body).await?;
+    if !without_body {
+        session.write_response_body(Some(reply.body), true).await?;
+    }
+    Ok(())
+}
+
+fn peer_of(session: &Session) -> IpAddr {
+    session.client_addr().and_then(|address| address.as_inet()).map_or(NOBODY, |address| address.ip())
+}
+
+/// Why a request to the shop failed.
+enum Failure {
+    ClientGone,
+    Refused(Refusal),
+}
+
+fn failure(error: &Error) -> Failure {
+    let (kind, refusal) = match (error.esource(), error.etype()) {
+        (ErrorSource::Downstream, ErrorType::WriteError | ErrorType::ReadError | ErrorType::ConnectionClosed) => {
+            metrics::SHOP_ERRORS.with_label_values(&["client-gone"]).inc();
+            return Failure::ClientGone;
+        }
+        (ErrorSource::Downstream, _) => ("client", Problem::BadRequest.because("The request is malformed.")),
+        (_, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => ("timeout", Problem::ShopTimeout.into()),
+        (_, ErrorType::HTTPStatus(413)) => ("client", Problem::TooLarge.into()),
+        (ErrorSource::Upstream, _) => ("shop", Problem::ShopDown.into()),
+        (
+            _,
+            ErrorType::ConnectNoRoute
+            | ErrorType::ConnectRefused
+            | ErrorType::ConnectTimedout
+            | ErrorType::ConnectError,
+        ) => ("shop", Problem::ShopDown.into()),
+        _ => ("internal", Problem::Internal.into()),
+    };
+    metrics::SHOP_ERRORS.with_label_values(&[kind]).inc();
+    Failure::Refused(refusal)
+}
+
+/// A status as a label: those we answer by name, others by class, so that a shop cannot make new labels.
+fn status_label(status: u16) -> &'static str {
+    const NAMED: &[(u16, &str)] = &[
+        (0, "none"),
+        (101, "101"),
+        (200, "200"),
+        (201, "201"),
+        (202, "202"),
+        (204, "204"),
+        (304, "304"),
+        (400, "400"),
+        (401, "401"),
+        (403, "403"),
+        (404, "404"),
+        (405, "405"),
+        (409, "409"),
+        (410, "410"),
+        (413, "413"),
+        (425, "425"),
+        (429, "429"),
+        (500, "500"),
+        (502, "502"),
+        (503, "503"),
+        (504, "504"),
+    ];
+    match NAMED.binary_search_by_key(&status, |(named, _)| *named) {
+        Ok(index) => NAMED[index].1,
+        Err(_) => match status / 100 {
+            1 => "1xx",
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_have_few_labels() {
+        assert_eq!(status_label(201), "201");
+        assert_eq!(status_label(418), "4xx");
+        assert_eq!(status_label(0), "none");
+        assert_eq!(status_label(599), "5xx");
+    }
+
+    #[test]
+    fn the_announced_length_counts() {
+        let length = |value: &'static str| {
+            let mut header = RequestHeader::build("POST", b"/", None).unwrap();
+            header.insert_header("Content-Length", value).unwrap();
+            check_length(&header)
+        };
+        length("16384").unwrap();
+        assert_eq!(length("16385").unwrap_err().status, 413);
+        assert_eq!(length("18446744073709551615").unwrap_err().status, 413);
+    }
+}

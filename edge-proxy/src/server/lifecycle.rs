@@ -1,0 +1,194 @@
+//! Starts the process and stops it gently.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use async_trait::async_trait;
+use pingora::proxy::http_proxy;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{ExecutionPhase, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
+use pingora::services::background::{BackgroundService, background_service};
+use pingora::services::listening::Service;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::access_log::AccessLog;
+use super::admin::{Admin, Desk};
+use super::door::Door;
+use super::edge::Edge;
+use super::shop::Shop;
+use crate::config::Config;
+use crate::funnel::Funnel;
+use crate::funnel::known::{Known, KnownStage};
+use crate::funnel::rates::{AddressRate, BuyerRate};
+use crate::funnel::stage::Stage;
+use crate::funnel::tokens::Tokens;
+use crate::metrics;
+use crate::relay::{Relay, Settings};
+use crate::sale::Counter;
+use crate::sale::channel::Channel;
+use crate::sale::refusals::Refusals;
+use crate::store::SaleStore;
+use crate::store::redis::RedisStore;
+
+/// Builds everything `config` asks for and serves until a signal ends it.
+///
+/// # Errors
+/// A secret cannot be read, a name not resolved, an address not bound. Redis need not be there.
+pub fn serve(config: &Config) -> anyhow::Result<()> {
+    metrics::register();
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
+    server.bootstrap();
+
+    let store: Arc<dyn SaleStore> = Arc::new(RedisStore::new(&config.redis, &config.durability)?);
+    let known = Arc::new(Known::new(&config.known, store.clone()));
+    let channel = Channel::new(&config.redis, known.clone())?;
+    let (shop, shop_health) = Shop::new(&config.shop)?;
+    let shop_is_configured = shop.is_configured();
+    let shop_balancer = shop_health.task();
+    let edge = edge(config, store.clone(), known, shop)?;
+
+    check_address("public", config.listen.public)?;
+    check_address("admin", config.listen.admin)?;
+
+    let proxy = http_proxy(&server.configuration, edge);
+    let mut public = Service::new("public".to_owned(), Door::new(proxy, &config.listen));
+    public.add_tcp(&config.listen.public.to_string());
+    server.add_service(public);
+    let admin = Admin {
+        address: config.listen.admin,
+        desk: Arc::new(Desk {
+            store,
+            shop_is_well: Box::new(move || shop_is_configured.then(|| super::shop::is_well(&shop_balancer))),
+            key_prefix: config.redis.key_prefix.clone().into_bytes(),
+        }),
+    };
+    server.add_service(background_service("admin", admin));
+    server.add_service(background_service("state channel", channel));
+    if shop_is_configured {
+        server.add_service(shop_health);
+    }
+    if config.relay.enabled {
+        let relay = Relay::new(Settings::of_config(config)?)?;
+        server.add_service(background_service("relay", RelayService(Mutex::new(Some(relay)))));
+    }
+
+    warn_about(config);
+    log::info!("serving buyers on {}, operators on {}", config.listen.public, config.listen.admin);
+    leave_when_idle(&server, Duration::from_secs(config.listen.drain_s));
+    server.run(RunArgs { shutdown_signal: Box::new(Signals) });
+    Ok(())
+}
+
+fn edge(config: &Config, store: Arc<dyn SaleStore>, known: Arc<Known>, shop: Shop) -> anyhow::Result<Edge> {
+    let refusals = Arc::new(Refusals::new(&config.sale));
+    let stages: Vec<Arc<dyn Stage>> = vec![
+        Arc::new(AddressRate::new(&config.rates)),
+        Arc::new(KnownStage::new(known.clone(), refusals.clone())),
+        Arc::new(Tokens::new(&config.tokens, config.shop.server_key()?)?),
+        Arc::new(BuyerRate::new(&config.rates)),
+    ];
+    Ok(Edge {
+        funnel: Funnel::new(stages),
+        counter: Counter::new(store, known, refusals, &config.sale, &config.redis),
+        shop,
+        access_log: AccessLog::new(&config.access_log),
+        trusted_proxies: config.listen.trusted_proxies.clone(),
+        key_prefix: config.redis.key_prefix.clone().into_bytes(),
+    })
+}
+
+fn server_conf(config: &Config) -> ServerConf {
+    ServerConf {
+        threads: config.listen.worker_threads(),
+        // Current-thread runtimes: each worker's Redis connection puts many commands into one write.
+        work_stealing: false,
+        grace_period_seconds: Some(config.listen.drain_s),
+        graceful_shutdown_timeout_seconds: Some(1),
+        max_retries: config.shop.tries,
+        ..ServerConf::default()
+    }
+}
+
+/// Pingora would only panic in a thread of its own and serve the rest: find out before.
+fn check_address(name: &str, address: SocketAddr) -> anyhow::Result<()> {
+    TcpListener::bind(address).map(drop).with_context(|| format!("[listen] {name} = \"{address}\" cannot be had"))
+}
+
+fn warn_about(config: &Config) {
+    if config.tokens.keys.is_empty() {
+        log::warn!("[tokens] has no keys: nobody can reserve anything");
+    }
+    if config.shop.upstreams.is_empty() {
+        log::warn!("[shop] upstreams is empty: only sale routes are served");
+    }
+    if !config.listen.admin.ip().is_loopback() {
+        log::warn!("the admin listener on {} is open to others than this machine", config.listen.admin);
+    }
+}
+
+/// The relay inside this process, for shops that want one process only. It runs once.
+struct RelayService(Mutex<Option<Relay>>);
+
+#[async_trait]
+impl BackgroundService for RelayService {
+    async fn start(&self, shutdown: ShutdownWatch) {
+        let relay = self.0.lock().ok().and_then(|mut relay| relay.take());
+        if let Some(relay) = relay {
+            relay.run(shutdown).await;
+        }
+    }
+}
+
+/// TERM, INT and QUIT all end the process gently; a second one ends it at once.
+struct Signals;
+
+#[async_trait]
+impl ShutdownSignalWatch for Signals {
+    async fn recv(&self) -> ShutdownSignal {
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()];
+        let streams: Result<Vec<_>, _> = kinds.into_iter().map(signal).collect();
+        let Ok(mut streams) = streams else {
+            log::error!("signals cannot be received: this process ends by SIGKILL only");
+            return std::future::pending().await;
+        };
+        next(&mut streams).await;
+        tokio::spawn(async move {
+            next(&mut streams).await;
+            std::process::exit(130);
+        });
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+async fn next(streams: &mut [tokio::signal::unix::Signal]) {
+    let signals = streams.iter_mut().map(|stream| Box::pin(stream.recv()));
+    futures_util::future::select_all(signals).await;
+}
+
+/// Idle connections end at once, and so do their clients' next requests, elsewhere; it is enough to wait this
+/// long for the ones that were just being read.
+const LAST_CALL: Duration = Duration::from_millis(200);
+
+/// Pingora sleeps through the whole grace period. Once no request is left there is nothing to wait for.
+fn leave_when_idle(server: &Server, drain: Duration) {
+    let mut phases = server.watch_execution_phase();
+    thread::spawn(move || {
+        loop {
+            match phases.blocking_recv() {
+                Ok(ExecutionPhase::ShutdownGracePeriod) => break,
+                Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+            }
+        }
+        let began = Instant::now();
+        thread::sleep(LAST_CALL);
+        while metrics::REQUESTS_IN_FLIGHT.get() > 0 && began.elapsed() < drain {
+            thread::sleep(Duration::from_millis(10));
+        }
+        log::info!("stopped with {} requests unanswered", metrics::REQUESTS_IN_FLIGHT.get());
+        std::process::exit(0);
+    });
+}

@@ -1,0 +1,185 @@
+//! The shop behind the proxy: which of its servers, within which times, with which forwarded headers.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use ipnet::IpNet;
+use pingora::http::RequestHeader;
+use pingora::lb::health_check::{HttpHealthCheck, TcpHealthCheck};
+use pingora::lb::selection::RoundRobin;
+use pingora::lb::{Backend, LoadBalancer};
+use pingora::protocols::ALPN;
+use pingora::upstreams::peer::HttpPeer;
+
+use crate::config::{ShopConfig, millis};
+use crate::http::address::is_trusted;
+
+/// The shop's servers. Health checks run once the service that [`Shop::new`] also gives runs.
+pub struct Shop {
+    config: ShopConfig,
+    balancer: Arc<LoadBalancer<RoundRobin>>,
+}
+
+/// Rounds the balancer goes in search of a server that is well.
+const SELECT_ITERATIONS: usize = 256;
+
+impl Shop {
+    /// The shop's servers and, apart, the service that checks their health.
+    ///
+    /// # Errors
+    /// A name cannot be resolved.
+    pub fn new(config: &ShopConfig) -> anyhow::Result<(Self, LoadBalancerService)> {
+        let mut balancer = LoadBalancer::<RoundRobin>::try_from_iter(&config.upstreams)
+            .with_context(|| format!("[shop] upstreams: cannot resolve {:?}", config.upstreams))?;
+        balancer.set_health_check(health_check(config)?);
+        balancer.health_check_frequency = Some(millis(config.health_interval_ms));
+        balancer.parallel_health_check = true;
+        let service = pingora::services::background::background_service("shop health", balancer);
+        let shop = Self { config: config.clone(), balancer: service.task() };
+        Ok((shop, service))
+    }
+
+    /// Whether there is a shop at all: without one only sale routes are served.
+    pub fn is_configured(&self) -> bool {
+        !self.config.upstreams.is_empty()
+    }
+
+    /// The server whose turn it is. Those that are not well are passed over; if none is well, the next in
+    /// turn gets the request all the same: the health check may be wrong, and an error is sure otherwise.
+    pub fn pick(&self) -> Option<Backend> {
+        self.balancer
+            .select(b"", SELECT_ITERATIONS)
+            .or_else(|| self.balancer.select_with(b"", SELECT_ITERATIONS, |_, _| true))
+    }
+
+    /// How to speak to `backend`.
+    pub fn peer(&self, backend: &Backend, upgrade: bool) -> HttpPeer {
+        let config = &self.config;
+        let mut peer = HttpPeer::new(backend, config.tls, config.sni.clone());
+        let options = &mut peer.options;
+        options.connection_timeout = Some(millis(config.connect_timeout_ms));
+        options.total_connection_timeout = Some(millis(config.connect_timeout_ms));
+        options.read_timeout =
+            Some(if upgrade { Duration::from_secs(config.websocket_idle_s) } else { millis(config.read_timeout_ms) });
+        options.write_timeout = Some(millis(config.write_timeout_ms));
+        options.idle_timeout = Some(Duration::from_secs(config.idle_timeout_s));
+        // HTTP/2 to the shop would make Pingora repeat a POST after an error of the connection.
+        options.alpn = ALPN::H1;
+        peer
+    }
+}
+
+/// Whether at least one of the shop's servers is well.
+pub fn is_well(balancer: &LoadBalancer<RoundRobin>) -> bool {
+    let backends = balancer.backends();
+    backends.get_backend().iter().any(|backend| backends.ready(backend))
+}
+
+/// The background service that checks the health of the shop's servers.
+pub type LoadBalancerService = pingora::services::background::GenBackgroundService<LoadBalancer<RoundRobin>>;
+
+type HealthCheck = Box<dyn pingora::lb::health_check::HealthCheck + Send + Sync>;
+
+fn health_check(config: &ShopConfig) -> anyhow::Result<HealthCheck> {
+    let timeout = Some(millis(config.connect_timeout_ms));
+    if config.health_path.is_empty() {
+        let mut check = if config.tls { TcpHealthCheck::new_tls(&config.sni) } else { TcpHealthCheck::new() };
+        check.peer_template.options.connection_timeout = timeout;
+        return Ok(check);
+    }
+    let host = if config.sni.is_empty() { "shop" } else { &config.sni };
+    let mut check = HttpHealthCheck::new(host, config.tls);
+    check.req = RequestHeader::build("GET", config.health_path.as_bytes(), None).context("[shop] health_path")?;
+    check.req.insert_header("Host", host).context("[shop] sni")?;
+    check.peer_template.options.connection_timeout = timeout;
+    check.peer_template.options.read_timeout = timeout;
+    check.reuse_connection = true;
+    Ok(Box::new(check))
+}
+
+/// Tells the shop who is really there. What a stranger wrote into these headers is thrown away; what a trusted
+/// proxy wrote is kept and extended.
+///
+/// # Errors
+/// A value that no header can carry.
+pub fn forward(request: &mut RequestHeader, peer: IpAddr, tls: bool, trusted: &[IpNet]) -> pingora::Result<()> {
+    let peer = peer.to_canonical();
+    let vouched = is_trusted(peer, trusted);
+    if !vouched {
+        for name in
+            ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-real-ip"]
+        {
+            request.remove_header(name);
+        }
+    }
+    let before: Vec<String> = request
+        .headers
+        .get_all("x-forwarded-for")
+        .iter()
+        .filter_map(|value| value.to_str().ok().map(str::to_owned))
+        .collect();
+    let hops = before.into_iter().chain([peer.to_string()]).collect::<Vec<_>>().join(", ");
+    request.insert_header("X-Forwarded-For", hops)?;
+    if !request.headers.contains_key("x-forwarded-proto") {
+        request.insert_header("X-Forwarded-Proto", if tls { "https" } else { "http" })?;
+    }
+    if !request.headers.contains_key("x-forwarded-host")
+        && let Some(host) = request.headers.get("host").cloned()
+    {
+        request.insert_header("X-Forwarded-Host", host)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forwarded(peer: &str, headers: &[(&'static str, &'static str)]) -> RequestHeader {
+        let mut request = RequestHeader::build("GET", b"/", None).unwrap();
+        for (name, value) in headers {
+            request.append_header(*name, *value).unwrap();
+        }
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        forward(&mut request, peer.parse().unwrap(), false, &trusted).unwrap();
+        request
+    }
+
+    #[test]
+    fn a_strangers_claims_are_thrown_away() {
+        let request = forwarded(
+            "203.0.113.9",
+            &[
+                ("host", "shop.example"),
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "evil.example"),
+                ("forwarded", "for=1.2.3.4"),
+                ("x-real-ip", "1.2.3.4"),
+            ],
+        );
+        assert_eq!(request.headers["x-forwarded-for"], "203.0.113.9");
+        assert_eq!(request.headers["x-forwarded-proto"], "http");
+        assert_eq!(request.headers["x-forwarded-host"], "shop.example");
+        assert!(!request.headers.contains_key("forwarded"));
+        assert!(!request.headers.contains_key("x-real-ip"));
+    }
+
+    #[test]
+    fn a_trusted_proxys_word_is_kept_and_extended() {
+        let request = forwarded(
+            "10.0.0.1",
+            &[
+                ("host", "inner"),
+                ("x-forwarded-for", "1.2.3.4"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "shop.example"),
+            ],
+        );
+        assert_eq!(request.headers["x-forwarded-for"], "1.2.3.4, 10.0.0.1");
+        assert_eq!(request.headers["x-forwarded-proto"], "https");
+        assert_eq!(request.headers["x-forwarded-host"], "shop.example");
+    }
+}

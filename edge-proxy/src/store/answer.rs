@@ -1,0 +1,361 @@
+//! Reads the replies of the contract's section 4. Both RESP3 maps and flat RESP2 arrays are understood.
+
+use bytes::Bytes;
+use redis::Value;
+
+use super::StoreError;
+use crate::http::input::Item;
+
+/// How a command on a sale ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Reserved {
+        id: Bytes,
+        deadline_ms: u64,
+    },
+    Confirmed {
+        id: Bytes,
+        order_no: u64,
+    },
+    Extended {
+        id: Bytes,
+        deadline_ms: u64,
+    },
+    Released,
+    Expired,
+    NotFound,
+    Mismatch {
+        field: String,
+    },
+    WrongShard {
+        key: Bytes,
+    },
+    NotOpen {
+        opens_at_ms: u64,
+    },
+    Paused,
+    Closed,
+    TooLate,
+    Backlog,
+    NoSku {
+        sku: Bytes,
+    },
+    /// `sku` is empty for the limit of the whole sale.
+    Limit {
+        sku: Bytes,
+        left: u64,
+    },
+    SoldOut {
+        sku: Bytes,
+    },
+    AllHeld {
+        sku: Bytes,
+        next_ms: u64,
+    },
+    Empty {
+        sku: Bytes,
+    },
+}
+
+/// A hold as `FLASH.HOLD` shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HoldView {
+    pub id: Bytes,
+    pub buyer: Bytes,
+    /// `held`, `confirmed`, `released` or `expired`.
+    pub state: String,
+    pub items: Vec<Item>,
+    pub began_ms: u64,
+    pub deadline_ms: u64,
+    pub order_no: u64,
+    pub reference: Option<String>,
+    pub meta: Option<String>,
+}
+
+/// A sale as `FLASH.INFO` shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SaleView {
+    /// `pending`, `open`, `paused` or `closed`.
+    pub state: String,
+    pub limit: u64,
+    pub hold_ms: u64,
+    pub maxhold_ms: u64,
+    /// 0: at once.
+    pub opens_at_ms: u64,
+    /// 0: never.
+    pub closes_at_ms: u64,
+    pub shard: u64,
+    /// 1 for a sale in one key.
+    pub shards: u64,
+    pub holds: u64,
+    pub orders: u64,
+    pub buyers: u64,
+    /// The earliest deadline of a hold; 0: there is none.
+    pub next_deadline_ms: u64,
+    pub expiry_lag_ms: u64,
+    pub skus: Vec<(Bytes, SkuView)>,
+}
+
+/// The counters of one SKU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SkuView {
+    pub stocked: u64,
+    pub available: u64,
+    pub held: u64,
+    pub sold: u64,
+    pub granted: u64,
+    pub accepted: u64,
+    pub limit: u64,
+}
+
+/// Reads the reply of a [`Command`](super::Command).
+///
+/// # Errors
+/// The server's error, or [`StoreError::Nonsense`].
+pub fn answer(reply: Value) -> Result<Answer, StoreError> {
+    let words = match unwrap(reply)? {
+        Value::Array(words) => words,
+        // A single word may come bare.
+        word @ (Value::SimpleString(_) | Value::BulkString(_)) => vec![word],
+        other => return Err(nonsense("an outcome", &other)),
+    };
+    let status = words.first().and_then(text).unwrap_or_default();
+    let bytes = |index: usize| words.get(index).and_then(bytes_of).ok_or_else(|| short(&status));
+    let count = |index: usize| words.get(index).and_then(number).ok_or_else(|| short(&status));
+    Ok(match status.as_str() {
+        "RESERVED" => Answer::Reserved { id: bytes(1)?, deadline_ms: count(2)? },
+        "CONFIRMED" => Answer::Confirmed { id: bytes(1)?, order_no: count(2)? },
+        "EXTENDED" => Answer::Extended { id: bytes(1)?, deadline_ms: count(2)? },
+        "RELEASED" => Answer::Released,
+        "EXPIRED" => Answer::Expired,
+        "NOTFOUND" => Answer::NotFound,
+        "MISMATCH" => Answer::Mismatch { field: words.get(1).and_then(text).unwrap_or_default() },
+        "WRONGSHARD" => Answer::WrongShard { key: bytes(1)? },
+        "NOTOPEN" => Answer::NotOpen { opens_at_ms: count(1)? },
+        "PAUSED" => Answer::Paused,
+        "CLOSED" => Answer::Closed,
+        "TOOLATE" => Answer::TooLate,
+        "BACKLOG" => Answer::Backlog,
+        "NOSKU" => Answer::NoSku { sku: bytes(1)? },
+        "LIMIT" => Answer::Limit { sku: bytes(1)?, left: count(2)? },
+        "SOLDOUT" => Answer::SoldOut { sku: bytes(1)? },
+        "ALLHELD" => Answer::AllHeld { sku: bytes(1)?, next_ms: count(2)? },
+        "EMPTY" => Answer::Empty { sku: bytes(1)? },
+        other => return Err(StoreError::Nonsense(format!("an outcome called {other:?}"))),
+    })
+}
+
+/// Reads the reply of `FLASH.HOLD`; `None` if there is no such hold.
+///
+/// # Errors
+/// As [`answer`].
+pub fn hold(reply: Value) -> Result<Option<HoldView>, StoreError> {
+    let reply = unwrap(reply)?;
+    if is_not_found(&reply) {
+        return Ok(None);
+    }
+    let mut hold = HoldView::default();
+    for (name, value) in fields(reply)? {
+        match name.as_str() {
+            "id" => hold.id = bytes_of(&value).unwrap_or_default(),
+            "buyer" => hold.buyer = bytes_of(&value).unwrap_or_default(),
+            "state" => hold.state = text(&value).unwrap_or_default().to_ascii_lowercase(),
+            "items" => hold.items = items(value)?,
+            "began" => hold.began_ms = number(&value).unwrap_or(0),
+            "deadline" => hold.deadline_ms = number(&value).unwrap_or(0),
+            "order_no" => hold.order_no = number(&value).unwrap_or(0),
+            "ref" => hold.reference = text(&value).filter(|text| !text.is_empty()),
+            "meta" => hold.meta = text(&value).filter(|text| !text.is_empty()),
+            _ => {}
+        }
+    }
+    Ok((!hold.state.is_empty()).then_some(hold))
+}
+
+fn is_not_found(reply: &Value) -> bool {
+    match reply {
+        Value::Nil => true,
+        Value::Array(words) => match words.as_slice() {
+            [] => true,
+            [only] => text(only).as_deref() == Some("NOTFOUND"),
+            _ => false,
+        },
+        Value::Map(fields) => fields.is_empty(),
+        other => text(other).as_deref() == Some("NOTFOUND"),
+    }
+}
+
+/// Reads the reply of `FLASH.INFO`.
+///
+/// # Errors
+/// As [`answer`].
+pub fn sale(reply: Value) -> Result<SaleView, StoreError> {
+    let mut sale = SaleView::default();
+    for (name, value) in fields(unwrap(reply)?)? {
+        let count = || number(&value).unwrap_or(0);
+        match name.as_str() {
+            "state" => sale.state = text(&value).unwrap_or_default().to_ascii_lowercase(),
+            "limit" => sale.limit = count(),
+            "hold_ms" => sale.hold_ms = count(),
+            "maxhold_ms" => sale.maxhold_ms = count(),
+            "opens_at" => sale.opens_at_ms = count(),
+            "closes_at" => sale.closes_at_ms = count(),
+            "shard" => sale.shard = count(),
+            "shards" => sale.shards = count(),
+            "holds" => sale.holds = count(),
+            "orders" => sale.orders = count(),
+            "buyers" => sale.buyers = count(),
+            "next_deadline" => sale.next_deadline_ms = count(),
+            "expiry_lag_ms" => sale.expiry_lag_ms = count(),
+            "skus" => sale.skus = skus(value)?,
+            _ => {}
+        }
+    }
+    if sale.state.is_empty() {
+        return Err(StoreError::Nonsense("FLASH.INFO without a state".to_owned()));
+    }
+    Ok(sale)
+}
+
+fn skus(value: Value) -> Result<Vec<(Bytes, SkuView)>, StoreError> {
+    pairs(value)?
+        .into_iter()
+        .map(|(sku, counters)| {
+            let mut view = SkuView::default();
+            for (name, value) in fields(counters)? {
+                let count = number(&value).unwrap_or(0);
+                match name.as_str() {
+                    "stocked" => view.stocked = count,
+                    "available" => view.available = count,
+                    "held" => view.held = count,
+                    "sold" => view.sold = count,
+                    "granted" => view.granted = count,
+                    "accepted" => view.accepted = count,
+                    "limit" => view.limit = count,
+                    _ => {}
+                }
+            }
+            let sku = bytes_of(&sku).ok_or_else(|| nonsense("a SKU", &sku))?;
+            Ok((sku, view))
+        })
+        .collect()
+}
+
+/// Items as a map, a flat array, or an array of pairs.
+fn items(value: Value) -> Result<Vec<Item>, StoreError> {
+    let pairs = match value {
+        Value::Array(rows) if matches!(rows.first(), Some(Value::Array(_))) => rows
+            .into_iter()
+            .map(|row| match row {
+                Value::Array(pair) => <[Value; 2]>::try_from(pair).map(|[sku, quantity]| (sku, quantity)).ok(),
+                _ => None,
+            })
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| StoreError::Nonsense("items that are not pairs".to_owned()))?,
+        other => pairs(other)?,
+    };
+    pairs
+        .into_iter()
+        .map(|(sku, quantity)| {
+            Ok(Item {
+                sku: bytes_of(&sku).ok_or_else(|| nonsense("a SKU", &sku))?,
+                quantity: number(&quantity)
+                    .and_then(|quantity| u32::try_from(quantity).ok())
+                    .ok_or_else(|| nonsense("a quantity", &quantity))?,
+            })
+        })
+        .collect()
+}
+
+fn fields(value: Value) -> Result<Vec<(String, Value)>, StoreError> {
+    pairs(value)?
+        .into_iter()
+        .map(|(name, value)| {
+            let name = text(&name).ok_or_else(|| nonsense("a field's name", &name))?;
+            Ok((name, value))
+        })
+        .collect()
+}
+
+fn pairs(value: Value) -> Result<Vec<(Value, Value)>, StoreError> {
+    match value {
+        Value::Map(pairs) => Ok(pairs),
+        Value::Array(flat) if flat.len() % 2 == 0 => {
+            let mut pairs = Vec::with_capacity(flat.len() / 2);
+            let mut flat = flat.into_iter();
+            while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+                pairs.push((name, value));
+            }
+            Ok(pairs)
+        }
+        other => Err(nonsense("a map", &other)),
+    }
+}
+
+/// The reply itself, or the server's error.
+fn unwrap(reply: Value) -> Result<Value, StoreError> {
+    match reply {
+        Value::ServerError(error) => Err(server_error(error.code(), error.details().unwrap_or_default())),
+        reply => Ok(reply),
+    }
+}
+
+/// What an error of the server means for the one who asked.
+pub fn server_error(code: &str, detail: &str) -> StoreError {
+    let said = if detail.is_empty() { code.to_owned() } else { format!("{code} {detail}") };
+    match code {
+        "NOSALE" | "WRONGTYPE" => StoreError::NoSale,
+        "OOM" => StoreError::Full(said),
+        "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "MISCONF" | "BUSY"
+        | "NOAUTH" | "NOPERM" | "WRONGPASS" | "MOVED" | "ASK" | "UNBLOCKED" => StoreError::Down(said),
+        "ERR" if detail.starts_with("unknown command") => StoreError::Down(format!("{said} (is the module loaded?)")),
+        "ERR" | "EXISTS" => StoreError::Misuse(detail.to_owned()),
+        _ => StoreError::Down(said),
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::SimpleString(text) => Some(text.clone()),
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        Value::VerbatimString { text, .. } => Some(text.clone()),
+        Value::Okay => Some("OK".to_owned()),
+        _ => None,
+    }
+}
+
+fn bytes_of(value: &Value) -> Option<Bytes> {
+    match value {
+        Value::BulkString(bytes) => Some(Bytes::copy_from_slice(bytes)),
+        Value::SimpleString(text) => Some(Bytes::copy_from_slice(text.as_bytes())),
+        Value::Okay => Some(Bytes::from_static(b"OK")),
+        // A field that is empty may come as nil.
+        Value::Nil => Some(Bytes::new()),
+        Value::Int(number) => Some(Bytes::from(number.to_string())),
+        _ => None,
+    }
+}
+
+/// A number that counts something; below zero stands for "none".
+fn number(value: &Value) -> Option<u64> {
+    match value {
+        Value::Int(number) => Some(u64::try_from(*number).unwrap_or(0)),
+        Value::BulkString(_) | Value::SimpleString(_) => text(value)?.parse::<i64>().ok().map(|n| n.max(0) as u64),
+        Value::Boolean(yes) => Some(u64::from(*yes)),
+        _ => None,
+    }
+}
+
+fn short(status: &str) -> StoreError {
+    StoreError::Nonsense(format!("{status} with too few values"))
+}
+
+fn nonsense(wanted: &str, got: &Value) -> StoreError {
+    let mut shown = format!("{got:?}");
+    shown.truncate(shown.floor_char_boundary(100));
+    StoreError::Nonsense(format!("{shown} where {wanted} was due"))
+}
+
+#[cfg(test)]
+#[path = "answer_tests.rs"]
+mod tests;

@@ -1,0 +1,234 @@
+//! One connection to Redis that knows whether a command was sent.
+//!
+//! The client library's own reconnecting wrapper reports a lost connection in the same words whether the
+//! command had left or not. The difference is that between "refused, try again" (503) and "it may have
+//! happened" (202 `pending`), so the connection is kept, and replaced, here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisError, Value};
+
+use super::StoreError;
+use super::answer::server_error;
+
+/// A connection that has answered nothing for this long, while asked, is replaced.
+const STALL: Duration = Duration::from_secs(1);
+
+/// The times of a link.
+#[derive(Debug, Clone, Copy)]
+pub struct LinkTimes {
+    pub connect: Duration,
+    pub response: Duration,
+    /// How long to refuse at once after connecting has failed.
+    pub rest: Duration,
+}
+
+/// A multiplexed connection, opened when first used, on the runtime of the one who uses it.
+pub struct Link {
+    client: Client,
+    times: LinkTimes,
+    live: ArcSwapOption<Live>,
+    connecting: tokio::sync::Mutex<()>,
+    gate: Arc<Gate>,
+}
+
+/// A connection that was good when last used.
+struct Live {
+    connection: MultiplexedConnection,
+    lost: Arc<AtomicBool>,
+    born: Instant,
+    /// When, in milliseconds after `born`, the last reply came.
+    heard_ms: AtomicU64,
+}
+
+impl Live {
+    fn heard(&self) {
+        self.heard_ms.store(self.born.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn silent_for(&self) -> Duration {
+        self.born.elapsed().saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)))
+    }
+}
+
+impl Link {
+    pub fn new(client: Client, times: LinkTimes, gate: Arc<Gate>) -> Self {
+        Self { client, times, live: ArcSwapOption::empty(), connecting: tokio::sync::Mutex::new(()), gate }
+    }
+
+    /// Sends one command. A server's error is a [`Value::ServerError`].
+    ///
+    /// # Errors
+    /// [`StoreError::Down`] if it was not sent, [`StoreError::Unknown`] if the answer is lost.
+    pub async fn send(&self, cmd: &Cmd) -> Result<Value, StoreError> {
+        let live = self.live().await?;
+        let result = live.connection.clone().send_packed_command(cmd).await;
+        self.judge(&live, result)
+    }
+
+    /// Sends several commands in one write and gives their replies in order.
+    ///
+    /// # Errors
+    /// As [`Link::send`], for all of them.
+    pub async fn send_all(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, StoreError> {
+        let live = self.live().await?;
+        let result = live.connection.clone().send_packed_commands(commands, 0, count).await;
+        let replies = self.judge(&live, result)?;
+        if replies.len() == count {
+            Ok(replies)
+        } else {
+            Err(StoreError::Nonsense(format!("{} replies to {count} commands", replies.len())))
+        }
+    }
+
+    fn judge<T>(&self, live: &Live, result: Result<T, RedisError>) -> Result<T, StoreError> {
+        let error = match result {
+            Ok(value) => {
+                live.heard();
+                self.gate.open();
+                return Ok(value);
+            }
+            Err(error) => error,
+        };
+        if let Some(code) = error.code() {
+            live.heard();
+            return Err(server_error(code, error.detail().unwrap_or_default()));
+        }
+        // One slow command is no reason to part; a connection from which nothing comes at all is.
+        if !error.is_timeout() || live.silent_for() >= STALL {
+            live.lost.store(true, Ordering::Relaxed);
+        }
+        Err(StoreError::Unknown(error.to_string()))
+    }
+
+    async fn live(&self) -> Result<Arc<Live>, StoreError> {
+        if let Some(live) = self.usable() {
+            return Ok(live);
+        }
+        if !self.gate.may_pass() {
+            return Err(StoreError::Down("it was away a moment ago".to_owned()));
+        }
+        let _alone = self.connecting.lock().await;
+        if let Some(live) = self.usable() {
+            return Ok(live);
+        }
+        match self.connect().await {
+            Ok(live) => {
+                let live = Arc::new(live);
+                self.live.store(Some(live.clone()));
+                self.gate.open();
+                Ok(live)
+            }
+            Err(error) => {
+                self.gate.close(self.times.rest);
+                Err(StoreError::Down(error.to_string()))
+            }
+        }
+    }
+
+    fn usable(&self) -> Option<Arc<Live>> {
+        self.live.load_full().filter(|live| !live.lost.load(Ordering::Relaxed))
+    }
+
+    async fn connect(&self) -> Result<Live, RedisError> {
+        let lost = Arc::new(AtomicBool::new(false));
+        let mark = lost.clone();
+        let on_push = move |push: PushInfo| -> Result<(), ()> {
+            if push.kind == PushKind::Disconnection {
+                mark.store(true, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.times.connect))
+            .set_response_timeout(Some(self.times.response))
+            .set_push_sender(on_push);
+        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(Live { connection, lost, born: Instant::now(), heard_ms: AtomicU64::new(0) })
+    }
+}
+
+/// Shared by all links to one server: while it is known to be away, one request in a while tries it and the
+/// others are refused at once, instead of each waiting for a connection that will not come.
+pub struct Gate {
+    born: Instant,
+    /// Milliseconds after `born` until which the gate is closed; 0 is open.
+    closed_until_ms: AtomicU64,
+    rest_ms: AtomicU64,
+}
+
+impl Gate {
+    pub fn new() -> Self {
+        Self { born: Instant::now(), closed_until_ms: AtomicU64::new(0), rest_ms: AtomicU64::new(0) }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.born.elapsed().as_millis() as u64
+    }
+
+    /// Whether a request may try the server.
+    fn may_pass(&self) -> bool {
+        let until = self.closed_until_ms.load(Ordering::Relaxed);
+        if until == 0 {
+            return true;
+        }
+        let now = self.now_ms();
+        if now < until {
+            return false;
+        }
+        let next = now + self.rest_ms.load(Ordering::Relaxed).max(1);
+        self.closed_until_ms.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    fn close(&self, rest: Duration) {
+        let rest_ms = rest.as_millis() as u64;
+        self.rest_ms.store(rest_ms, Ordering::Relaxed);
+        self.closed_until_ms.store(self.now_ms() + rest_ms + 1, Ordering::Relaxed);
+    }
+
+    fn open(&self) {
+        // A read first: the flag is shared by all threads, and nearly always open.
+        if self.closed_until_ms.load(Ordering::Relaxed) != 0 {
+            self.closed_until_ms.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_gate_lets_one_probe_through_at_a_time() {
+        let gate = Gate::new();
+        assert!(gate.may_pass());
+        gate.close(Duration::from_millis(20));
+        assert!(!gate.may_pass());
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(gate.may_pass());
+        assert!(!gate.may_pass());
+        gate.open();
+        assert!(gate.may_pass() && gate.may_pass());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_down_at_once() {
+        let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let client = Client::open(format!("redis://{unused}/?protocol=resp3")).unwrap();
+        let times = LinkTimes {
+            connect: Duration::from_millis(500),
+            response: Duration::from_millis(500),
+            rest: Duration::from_millis(50),
+        };
+        let link = Link::new(client, times, Arc::new(Gate::new()));
+        let started = Instant::now();
+        for _ in 0..100 {
+            assert!(matches!(link.send(&redis::cmd("PING")).await, Err(StoreError::Down(_))));
+        }
+        assert!(started.elapsed() < Duration::from_millis(500));
+    }
+}

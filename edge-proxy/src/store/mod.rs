@@ -1,0 +1,68 @@
+//! The port to the stock: what the edge asks of Redis, and what it can hear.
+//!
+//! [`SaleStore`] is the trait; [`redis`] speaks to the module. [`command`] writes commands, [`answer`]
+//! reads replies, both pure. [`link`] is one connection, [`commit`] groups writes that must reach replicas.
+
+pub mod answer;
+pub mod command;
+mod commit;
+mod link;
+pub mod redis;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use answer::{Answer, HoldView, SaleView, SkuView};
+pub use command::Command;
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The command was not sent, or the server cannot serve: nothing has happened.
+    #[error("the stock cannot be reached: {0}")]
+    Down(String),
+    /// The command was sent and its answer is lost: it may have happened.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+    /// There is no such sale.
+    #[error("there is no such sale")]
+    NoSale,
+    /// The server is out of memory: nothing has happened.
+    #[error("the stock takes nothing new: {0}")]
+    Full(String),
+    /// The server refused the command itself: nothing has happened.
+    #[error("{0}")]
+    Misuse(String),
+    /// A reply that this version does not understand: it may have happened.
+    #[error("the stock answered something strange: {0}")]
+    Nonsense(String),
+}
+
+/// An answer, with what the store knows about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Called {
+    pub answer: Answer,
+    /// The hold was there before this call.
+    pub repeated: bool,
+    /// As many replicas as configured have it.
+    pub safe: bool,
+}
+
+/// Where the stock is.
+#[async_trait]
+pub trait SaleStore: Send + Sync {
+    /// Runs one command on the sale `key`.
+    async fn call(&self, key: &[u8], command: &Command) -> Result<Called, StoreError>;
+
+    /// A hold, or `None` if the sale knows no such id.
+    async fn hold(&self, key: &[u8], id: &[u8]) -> Result<Option<HoldView>, StoreError>;
+
+    /// The whole sale. The second value is the server's clock less ours, in milliseconds.
+    async fn sale(&self, key: &[u8]) -> Result<(SaleView, i64), StoreError>;
+
+    /// Keys of sales that begin with `prefix`, at most about `max`.
+    async fn keys(&self, prefix: &[u8], max: usize) -> Result<Vec<Bytes>, StoreError>;
+
+    /// Whether the server answers at all.
+    async fn ping(&self) -> Result<(), StoreError>;
+}
