@@ -105,7 +105,7 @@ pub(crate) struct SaleKey;
 
 impl SaleKey {
     /// The sale in an open key; `None` if the key is empty.
-    pub fn of<'k>(key: &'k Key<'_>, data_type: *mut raw::RedisModuleType) -> Result<Option<&'k mut Value>, Fault> {
+    pub fn of<'k>(key: &'k mut Key<'_>, data_type: *mut raw::RedisModuleType) -> Result<Option<&'k mut Value>, Fault> {
         match key.kind() {
             KeyKind::Empty => return Ok(None),
             KeyKind::Module => {}
@@ -121,7 +121,7 @@ impl SaleKey {
     }
 
     /// Puts a sale into an empty key.
-    pub fn put<'k>(key: &'k Key<'_>, data_type: *mut raw::RedisModuleType, value: Value) -> Option<&'k mut Value> {
+    pub fn put<'k>(key: &'k mut Key<'_>, data_type: *mut raw::RedisModuleType, value: Value) -> Option<&'k mut Value> {
         let value = Box::into_raw(Box::new(value));
         // SAFETY: the value is what the callbacks below expect; the key owns it if the server says so.
         unsafe {

@@ -64,8 +64,8 @@ impl<'c> Call<'c, '_> {
 
     /// Carries out commands as one step; with `as_array` the answer is an array of their answers.
     pub fn run_all(&mut self, commands: &[Command<'c>], as_array: bool) -> Result<(), Fault> {
-        let key = self.ctx.open(self.key_name, Access::Write);
-        let value = SaleKey::of(&key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        let mut key = self.ctx.open(self.key_name, Access::Write);
+        let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
         let now_ms = value.sale()?.now(self.state.now());
         self.state.log.start(now_ms);
         self.state.facts.clear();
@@ -119,16 +119,16 @@ impl<'c> Call<'c, '_> {
 
     /// Looks at the sale in the key.
     pub fn read<T>(&mut self, look: impl FnOnce(&mut Ctx<'c>, &Sale, u64) -> T) -> Result<T, Fault> {
-        let key = self.ctx.open(self.key_name, Access::Read);
-        let value = SaleKey::of(&key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        let mut key = self.ctx.open(self.key_name, Access::Read);
+        let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
         let now_ms = self.state.now();
         Ok(look(&mut self.ctx, value.sale()?, now_ms))
     }
 
     /// Ends due holds now, and answers how many.
     pub fn expire(&mut self, most: usize) -> Result<(), Fault> {
-        let key = self.ctx.open(self.key_name, Access::Write);
-        let value = SaleKey::of(&key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        let mut key = self.ctx.open(self.key_name, Access::Write);
+        let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
         value.sale()?;
         let ended = expire(self.ctx, self.state, self.key_name, value, most);
         reply::Reply::integer(&mut self.ctx, ended as i64);
@@ -206,14 +206,14 @@ fn warn_if_inconsistent(ctx: Ctx<'_>, state: &State, key_name: ServerString<'_>)
 
 /// Makes a sale: the first effect of its log.
 pub(crate) fn create(call: &mut Call<'_, '_>, effects: &[Effect<'_>]) -> Result<(), Fault> {
-    let key = call.ctx.open(call.key_name, Access::Write);
-    if SaleKey::of(&key, call.state.data_type)?.is_some() {
+    let mut key = call.ctx.open(call.key_name, Access::Write);
+    if SaleKey::of(&mut key, call.state.data_type)?.is_some() {
         return Err(Fault::Exists);
     }
     let now_ms = call.state.now();
     call.state.log.start(now_ms);
     call.state.facts.clear();
-    let value = create_value(&key, call.state, effects)?;
+    let value = create_value(&mut key, call.state, effects)?;
     for effect in effects {
         call.state.log.push(effect);
     }
@@ -225,7 +225,7 @@ pub(crate) fn create(call: &mut Call<'_, '_>, effects: &[Effect<'_>]) -> Result<
 }
 
 fn create_value<'k>(
-    key: &'k crate::server::Key<'_>,
+    key: &'k mut crate::server::Key<'_>,
     state: &State,
     effects: &[Effect<'_>],
 ) -> Result<&'k mut Value, Fault> {
@@ -237,12 +237,12 @@ fn create_value<'k>(
 /// Carries out effects that were decided elsewhere: by the primary, or before a restart.
 pub(crate) fn apply_log(call: &mut Call<'_, '_>, log: &[u8]) -> Result<(), Fault> {
     let (at_ms, effects) = read_log(log).map_err(|error| Fault::Damaged(error.to_string()))?;
-    let key = call.ctx.open(call.key_name, Access::Write);
+    let mut key = call.ctx.open(call.key_name, Access::Write);
     let mut effects = &effects[..];
-    let value = match SaleKey::of(&key, call.state.data_type)? {
+    let value = match SaleKey::of(&mut key, call.state.data_type)? {
         Some(value) => value,
         None => {
-            let value = create_value(&key, call.state, effects)?;
+            let value = create_value(&mut key, call.state, effects)?;
             effects = &effects[1..];
             value
         }

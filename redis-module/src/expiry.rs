@@ -93,8 +93,8 @@ fn sweep(ctx: Ctx<'_>, state: &mut State, db: c_int, name: &[u8], most: usize) -
         return 0;
     }
     let name = OwnedString::new(name);
-    let key = ctx.open(name.borrowed(), Access::Write);
-    let Ok(Some(value)) = SaleKey::of(&key, state.data_type) else { return 0 };
+    let mut key = ctx.open(name.borrowed(), Access::Write);
+    let Ok(Some(value)) = SaleKey::of(&mut key, state.data_type) else { return 0 };
     value.forget_schedule();
     execute::expire(ctx, state, name.borrowed(), value, most)
 }

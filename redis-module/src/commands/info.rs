@@ -19,6 +19,6 @@ impl Definition for Info {
 
     fn call(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         args::nothing(call.words)?;
-        call.read(|ctx, sale, now_ms| reply::info(ctx, sale, now_ms))
+        call.read(reply::info)
     }
 }

@@ -62,15 +62,15 @@ impl Definition for Load {
 }
 
 fn load(call: &mut Call<'_, '_>, chunk: &[u8]) -> Result<(), Fault> {
-    let key = call.ctx.open(call.key_name, server::Access::Write);
-    match SaleKey::of(&key, call.state.data_type)? {
+    let mut key = call.ctx.open(call.key_name, server::Access::Write);
+    match SaleKey::of(&mut key, call.state.data_type)? {
         Some(value) => {
             value.load_chunk(chunk)?;
             value.schedule(&mut call.state.schedule, || (call.ctx.selected_db(), call.key_name.bytes().to_vec()));
         }
         None => {
             let loader = Loader::new(chunk, call.state.seed).map_err(|error| Fault::Damaged(error.to_string()))?;
-            SaleKey::put(&key, call.state.data_type, Value::loading(loader));
+            SaleKey::put(&mut key, call.state.data_type, Value::loading(loader));
         }
     }
     Ok(())
