@@ -35,6 +35,9 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         println!("{} is good", path.display());
         return Ok(());
     }
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn,flashsale_edge=info")).init();
+    env_logger::Builder::from_env(
+        env_logger::Env::default().default_filter_or("warn,pingora_load_balancing=error,flashsale_edge=info"),
+    )
+    .init();
     lifecycle::serve(&config)
 }

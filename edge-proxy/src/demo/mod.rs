@@ -84,6 +84,7 @@ async fn perform(plan: &Plan) -> anyhow::Result<()> {
     let proof = proof?;
     report::print(plan, &tally, &proof, lasted);
     if plan.keep {
+        lengthen_holds(&stage).await?;
         report::what_to_try(&stage)?;
         std::future::pending::<()>().await;
     }
@@ -101,4 +102,11 @@ async fn open_sale(plan: &Plan, stage: &Stage) -> anyhow::Result<u64> {
     create.arg("ITEMS").arg(SKU).arg(plan.units);
     create.exec_async(&mut stage.redis()).await?;
     Ok(opens_at)
+}
+
+/// Whoever tries things by hand needs more than a moment between reserving and paying.
+async fn lengthen_holds(stage: &Stage) -> anyhow::Result<()> {
+    let mut alter = redis::cmd("FLASH.ALTER");
+    alter.arg(SALE_KEY).arg("HOLD").arg(300_000);
+    Ok(alter.exec_async(&mut stage.redis()).await?)
 }

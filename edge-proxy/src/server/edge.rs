@@ -9,7 +9,7 @@ use http::Method;
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::HttpPeer;
-use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::access_log::{AccessLog, Line};
@@ -86,7 +86,13 @@ impl ProxyHttp for Edge {
         request.client = client_address(peer_of(session), &session.req_header().headers, &self.trusted_proxies);
         let header = session.req_header();
         let reply = match routes::find(&header.method, header.uri.path()) {
-            Destination::Shop if self.shop.is_configured() => return Ok(false),
+            Destination::Shop if self.shop.is_configured() => {
+                if session.is_upgrade_req() {
+                    // The two ends of a WebSocket may both be silent for long.
+                    session.set_read_timeout(Some(self.shop.websocket_idle()));
+                }
+                return Ok(false);
+            }
             Destination::Shop => Problem::NoRoute.because("There is no shop behind this edge.").into(),
             Destination::Refused(refusal) => {
                 request.route = "none";
@@ -152,6 +158,12 @@ impl ProxyHttp for Edge {
     /// Counted as a metric and in the sampled log; a line each would be a self-made attack.
     fn suppress_error_log(&self, _: &Session, _: &Request, error: &Error) -> bool {
         log::debug!("request failed: {error}");
+        true
+    }
+
+    /// The same, for a server of the shop that was passed over.
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Request, error: &Error, _: ProxyWarnLogContext) -> bool {
+        log::debug!("tried another server of the shop: {error}");
         true
     }
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use async_trait::async_trait;
 use ipnet::IpNet;
 use pingora::http::RequestHeader;
-use pingora::lb::health_check::{HttpHealthCheck, TcpHealthCheck};
+use pingora::lb::health_check::{HealthObserve, HttpHealthCheck, TcpHealthCheck};
 use pingora::lb::selection::RoundRobin;
 use pingora::lb::{Backend, LoadBalancer};
 use pingora::protocols::ALPN;
@@ -46,6 +47,11 @@ impl Shop {
         !self.config.upstreams.is_empty()
     }
 
+    /// How long a WebSocket may be silent.
+    pub fn websocket_idle(&self) -> Duration {
+        Duration::from_secs(self.config.websocket_idle_s)
+    }
+
     /// The server whose turn it is. Those that are not well are passed over; if none is well, the next in
     /// turn gets the request all the same: the health check may be wrong, and an error is sure otherwise.
     pub fn pick(&self) -> Option<Backend> {
@@ -80,6 +86,20 @@ pub fn is_well(balancer: &LoadBalancer<RoundRobin>) -> bool {
 /// The background service that checks the health of the shop's servers.
 pub type LoadBalancerService = pingora::services::background::GenBackgroundService<LoadBalancer<RoundRobin>>;
 
+/// Says in one line what the library says in twenty.
+struct Tell;
+
+#[async_trait]
+impl HealthObserve for Tell {
+    async fn observe(&self, target: &Backend, healthy: bool) {
+        if healthy {
+            log::info!("the shop's server {} is well", target.addr);
+        } else {
+            log::warn!("the shop's server {} is not well", target.addr);
+        }
+    }
+}
+
 type HealthCheck = Box<dyn pingora::lb::health_check::HealthCheck + Send + Sync>;
 
 fn health_check(config: &ShopConfig) -> anyhow::Result<HealthCheck> {
@@ -87,6 +107,7 @@ fn health_check(config: &ShopConfig) -> anyhow::Result<HealthCheck> {
     if config.health_path.is_empty() {
         let mut check = if config.tls { TcpHealthCheck::new_tls(&config.sni) } else { TcpHealthCheck::new() };
         check.peer_template.options.connection_timeout = timeout;
+        check.health_changed_callback = Some(Box::new(Tell));
         return Ok(check);
     }
     let host = if config.sni.is_empty() { "shop" } else { &config.sni };
@@ -96,6 +117,7 @@ fn health_check(config: &ShopConfig) -> anyhow::Result<HealthCheck> {
     check.peer_template.options.connection_timeout = timeout;
     check.peer_template.options.read_timeout = timeout;
     check.reuse_connection = true;
+    check.health_changed_callback = Some(Box::new(Tell));
     Ok(Box::new(check))
 }
 
