@@ -2,15 +2,18 @@
 
 mod bad_input;
 mod cluster;
+mod demo;
 mod durability;
 mod expiry;
 mod harness_works;
+mod keyspace;
 mod load;
 mod oversell;
 mod raw_commands_python;
 mod redis_away;
 mod relay_delivery;
 mod relay_faults;
+mod relay_orders;
 mod relay_setup;
 mod replication;
 mod whole_path;
