@@ -47,7 +47,6 @@ impl Sale {
         situation: &Situation<'a>,
     ) -> Result<Decision<'a>, Misuse> {
         let now_ms = situation.now_ms;
-        let life_ms = self.life(reserve.ttl_ms)?;
         if reserve.replace.is_some() && reserve.replace == reserve.id {
             return Err(Misuse::ReplacesItself);
         }
@@ -56,6 +55,8 @@ impl Sale {
             let again = self.again(slot, id, reserve.buyer, &reserve.items, reserve.up_to);
             return Ok(Decision::nothing(again));
         }
+        // A retry finds its hold even if MAXHOLD has been lowered meanwhile: so this comes after.
+        let life_ms = self.life(reserve.ttl_ms)?;
         let replaced = match self.replaced(reserve, now_ms) {
             Ok(replaced) => replaced,
             Err(outcome) => return Ok(Decision::nothing(outcome)),
