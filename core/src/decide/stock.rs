@@ -25,6 +25,8 @@ impl Sale {
             Some(index) => (self.skus.get(index).available, self.skus.get(index).stocked),
             None => (0, 0),
         };
+        // What was accepted from other shards leaves by GRANT alone: `stocked` is never negative.
+        let available = available.min(stocked);
         if stock.delta < 0 && stock.delta.unsigned_abs() > available {
             return Ok(Decision::nothing(Outcome::BelowHeld { available }));
         }
