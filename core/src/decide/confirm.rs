@@ -59,9 +59,13 @@ impl Sale {
     /// Takes the units of an expired hold again, decided like a new request but for opening times.
     fn confirm_late<'a>(&self, slot: u32, confirm: &Confirm<'a>, situation: &Situation<'a>) -> Decision<'a> {
         let content = self.holds.content(slot);
-        let Some(items) = self.part_of(&content.items, &confirm.items) else {
+        let Some(mut items) = self.part_of(&content.items, &confirm.items) else {
             return Decision::nothing(Outcome::Mismatch(Field::Items));
         };
+        if self.same_items(&content.items, &confirm.items) {
+            // All of it in another order is not a part of it.
+            items = content.items.clone();
+        }
         let named: Items<'_> = items.iter().map(|&(sku, qty)| Item { sku: &self.skus.get(sku).name, qty }).collect();
         let request = Request { buyer: content.buyer, items: &named, up_to: false, replaced: None };
         if let Err(refusal) = self.take(&request, situation) {
