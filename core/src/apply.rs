@@ -201,7 +201,10 @@ impl Sale {
         }
         let record = self.holds.get_mut(slot);
         record.state = state;
-        record.set_time_ms(at_ms);
+        if state != State::Expired {
+            // An expired hold ended at its deadline, whenever that was noticed.
+            record.set_time_ms(at_ms);
+        }
         self.ended.push(&mut self.holds, slot);
         self.live_holds -= 1;
         let kind = if state == State::Expired { EntryKind::Expired } else { EntryKind::Released };

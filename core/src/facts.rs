@@ -1,5 +1,6 @@
 //! What has become of effects: entries for the order stream, news for subscribers.
 
+use crate::holds::Content;
 use crate::sale::{Events, Sale};
 use smallvec::SmallVec;
 
@@ -59,13 +60,44 @@ pub struct Entry {
     kind: EntryKind,
     no: u64,
     at_ms: u64,
-    slot: Option<u32>,
+    subject: Subject,
     items: SmallVec<[(u16, u64); 2]>,
     levels: SmallVec<[Level; 2]>,
     /// Written where a hold's entry has META: the reason of a release, the other shard of a transfer.
     note: Option<Box<[u8]>>,
     /// Withdrawn instead of added.
     negative: bool,
+}
+
+/// Whom an entry is about.
+#[derive(Clone, Debug)]
+enum Subject {
+    /// No hold: stock or a transfer.
+    Stock,
+    /// A hold that is sure to be there until the entry has been written.
+    Stored(u32),
+    /// A hold that has ended: a later effect of the same command may forget it and use its slot again.
+    Ended(Box<Ended>),
+}
+
+/// What an entry tells of a hold.
+#[derive(Clone, Debug)]
+struct Ended {
+    id: Box<[u8]>,
+    buyer: Box<[u8]>,
+    reference: Option<Box<[u8]>>,
+    meta: Option<Box<[u8]>>,
+}
+
+impl Ended {
+    fn of(content: &Content<'_>) -> Box<Self> {
+        Box::new(Self {
+            id: content.id.into(),
+            buyer: content.buyer.into(),
+            reference: content.reference.map(Into::into),
+            meta: content.meta.map(Into::into),
+        })
+    }
 }
 
 /// A SKU has sold out or has come back.
@@ -128,11 +160,16 @@ impl Sale {
             let sku = self.skus.get(sku);
             Level { available: sku.available, held: sku.held, sold: sku.sold }
         };
+        let subject = match step.slot {
+            None => Subject::Stock,
+            Some(slot) if matches!(step.kind, EntryKind::Confirmed | EntryKind::Held) => Subject::Stored(slot),
+            Some(slot) => Subject::Ended(Ended::of(&self.holds.content(slot))),
+        };
         facts.entries.push(Entry {
             kind: step.kind,
             no: self.entry_no,
             at_ms: step.at_ms,
-            slot: step.slot,
+            subject,
             items: SmallVec::from_slice(step.items),
             levels: step.items.iter().map(level).collect(),
             note: step.note.map(Into::into),
@@ -152,6 +189,23 @@ impl SkuChange {
     }
 }
 
+impl Subject {
+    /// Id, buyer, REF and META, each empty where there is none.
+    fn fields<'s>(&'s self, sale: &'s Sale) -> (&'s [u8], &'s [u8], &'s [u8], &'s [u8]) {
+        match self {
+            Self::Stock => Default::default(),
+            Self::Stored(slot) => {
+                let content = sale.holds.content(*slot);
+                (content.id, content.buyer, content.reference.unwrap_or_default(), content.meta.unwrap_or_default())
+            }
+            Self::Ended(ended) => {
+                let text = |text: &'s Option<Box<[u8]>>| text.as_deref().unwrap_or_default();
+                (&ended.id, &ended.buyer, text(&ended.reference), text(&ended.meta))
+            }
+        }
+    }
+}
+
 impl Entry {
     /// Number of the entry in its shard's stream.
     pub fn no(&self) -> u64 {
@@ -166,8 +220,7 @@ impl Entry {
     /// The entry's fields in their order. Lists by SKU are form-urlencoded (`sku=1&sku=2`): every language
     /// reads that, whatever bytes a SKU has.
     pub fn fields(&self, sale: &Sale) -> Vec<(&'static str, Vec<u8>)> {
-        let content = self.slot.map(|slot| sale.holds.content(slot));
-        let bytes = |part: Option<&[u8]>| part.unwrap_or_default().to_vec();
+        let (id, buyer, reference, meta) = self.subject.fields(sale);
         let sign = if self.negative { "-" } else { "" };
         let items = self.items.iter().map(|&(sku, qty)| (sku, format!("{sign}{qty}")));
         let levels = |pick: fn(&Level) -> u64| {
@@ -177,11 +230,11 @@ impl Entry {
         vec![
             ("type", self.kind.word().into()),
             ("no", self.no.to_string().into()),
-            ("hold", bytes(content.as_ref().map(|content| content.id))),
-            ("buyer", bytes(content.as_ref().map(|content| content.buyer))),
+            ("hold", id.to_vec()),
+            ("buyer", buyer.to_vec()),
             ("items", form(sale, items)),
-            ("ref", bytes(content.as_ref().and_then(|content| content.reference))),
-            ("meta", bytes(self.note.as_deref().or(content.as_ref().and_then(|content| content.meta)))),
+            ("ref", reference.to_vec()),
+            ("meta", self.note.as_deref().unwrap_or(meta).to_vec()),
             ("at", self.at_ms.to_string().into()),
             ("available", levels(|level| level.available)),
             ("held", levels(|level| level.held)),

@@ -275,9 +275,13 @@ impl Sale {
     /// The hold or order of an id, unless it ended so long ago that it is forgotten.
     pub(crate) fn known(&self, id: &[u8], now_ms: u64) -> Option<u32> {
         let slot = self.holds.find(id)?;
+        (!self.is_forgotten(slot, now_ms)).then_some(slot)
+    }
+
+    /// Whether a hold has ended so long ago that it is no longer remembered, though its record may be there.
+    pub(crate) fn is_forgotten(&self, slot: u32, now_ms: u64) -> bool {
         let record = self.holds.get(slot);
-        let forgotten = record.state.is_ended() && self.is_old(record.time_ms(), now_ms);
-        (!forgotten).then_some(slot)
+        (record.state.is_ended() || record.is_due(now_ms)) && self.is_old(record.time_ms(), now_ms)
     }
 
     /// Whether what ended then is no longer remembered.

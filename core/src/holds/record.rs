@@ -52,9 +52,14 @@ impl Record {
         Self { blob, prev: NONE, next: NONE, life_ms: 0, time_low: 0, time_high: 0, state, has_extra: false }
     }
 
-    /// While held and confirmed the deadline, afterwards when it ended; unix ms.
+    /// The deadline; of what was released or wholly returned, when that happened; unix ms.
     pub fn time_ms(&self) -> u64 {
         u64::from(self.time_high) << 32 | u64::from(self.time_low)
+    }
+
+    /// Whether the hold is live but its deadline has passed: it counts as expired, though no sweep ran.
+    pub fn is_due(&self, now_ms: u64) -> bool {
+        self.state == State::Held && self.time_ms() <= now_ms
     }
 
     pub fn set_time_ms(&mut self, ms: u64) {
