@@ -2,8 +2,12 @@
 //!
 //! What is due at the time of looking is shown as expired, whether or not a sweep ran.
 
-use crate::holds::{QueueName, State, same_tick};
+use crate::holds::State;
 use crate::sale::{Sale, Transfer};
+use std::collections::BTreeSet;
+
+/// So many unswept holds are looked at to tell how many buyers have anything.
+const DUE_LOOKED_AT: usize = 1_024;
 
 /// The counters of one SKU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +45,7 @@ pub struct HoldView<'s> {
     pub items: Vec<(&'s [u8], u32)>,
     /// When it began, unix ms; 0 where that is no longer known.
     pub began: u64,
-    /// The deadline, or when it ended, unix ms.
+    /// The deadline; of what was released or wholly returned, when that happened; unix ms.
     pub deadline: u64,
     /// The order's number; 0 if it is none.
     pub order_no: u64,
@@ -71,9 +75,9 @@ pub struct SaleView {
     pub holds: u64,
     /// Orders ever confirmed.
     pub orders: u64,
-    /// Buyers with anything held or bought.
+    /// Buyers with anything held or bought; too many by some while more than 1,024 holds wait for a sweep.
     pub buyers: u64,
-    /// The next deadline, unix ms; 0 if there is none.
+    /// The next deadline, unix ms; 0 if there is none. It has passed while a sweep is late.
     pub next_deadline: u64,
     /// How late the oldest due hold is, in ms: how far sweeping lags.
     pub expiry_lag_ms: u64,
@@ -97,9 +101,9 @@ impl Sale {
         let earliest = self.deadlines.earliest(&self.holds);
         SaleView {
             state,
-            holds: self.live_holds,
+            holds: self.live_holds - self.deadlines.due_count(&self.holds, now_ms),
             orders: self.orders,
-            buyers: self.buyers.len() as u64,
+            buyers: self.buyers_with_anything(now_ms),
             next_deadline: earliest.unwrap_or(0),
             expiry_lag_ms: earliest.map_or(0, |deadline| now_ms.saturating_sub(deadline)),
             remembered: (self.ended.len() + self.tombstones.len()) as u64,
@@ -152,10 +156,7 @@ impl Sale {
         let now_ms = self.now(now_ms);
         let start = u32::try_from(cursor).unwrap_or(u32::MAX).min(self.holds.end());
         let end = self.holds.end().min(start.saturating_add(u32::try_from(count).unwrap_or(u32::MAX)));
-        let in_use = |&slot: &u32| {
-            let record = self.holds.get(slot);
-            record.state != State::Free && !(record.state.is_ended() && self.is_old(record.time_ms(), now_ms))
-        };
+        let in_use = |&slot: &u32| self.holds.get(slot).state != State::Free && !self.is_forgotten(slot, now_ms);
         let views = (start..end).filter(in_use).map(|slot| self.view_of(slot, now_ms)).collect();
         (if end == self.holds.end() { 0 } else { end.into() }, views)
     }
@@ -182,7 +183,7 @@ impl Sale {
         let record = self.holds.get(slot);
         let content = self.holds.content(slot);
         let state = match record.state {
-            State::Held if record.time_ms() <= now_ms => "expired",
+            State::Held if record.is_due(now_ms) => "expired",
             State::Held => "held",
             State::Confirmed | State::Returned => "confirmed",
             State::Released | State::Tombstone => "released",
@@ -194,13 +195,14 @@ impl Sale {
             }
             _ => content.items.clone(),
         };
+        let ended_early = matches!(record.state, State::Released | State::Returned | State::Tombstone);
         let order = matches!(record.state, State::Confirmed | State::Returned);
         HoldView {
             id: content.id,
             buyer: content.buyer,
             state,
             items: items.iter().map(|&(sku, qty)| (&*self.skus.get(sku).name, qty)).collect(),
-            began: if record.state.is_ended() { 0 } else { record.time_ms() - u64::from(record.life_ms) },
+            began: if ended_early { 0 } else { record.time_ms() - u64::from(record.life_ms) },
             deadline: record.time_ms(),
             order_no: if order { self.order_no(slot) } else { 0 },
             reference: content.reference,
@@ -208,31 +210,27 @@ impl Sale {
         }
     }
 
+    /// How many buyers have anything: without those whose last holds are due, if they are not too many.
+    fn buyers_with_anything(&self, now_ms: u64) -> u64 {
+        let due = self.deadlines.all_due(&self.holds, now_ms).take(DUE_LOOKED_AT);
+        let names: BTreeSet<&[u8]> = due.map(|slot| self.holds.buyer(slot)).collect();
+        let nothing_left = names.into_iter().filter(|name| {
+            let usage = self.buyers.usage(&self.holds, &self.extras, name, now_ms, std::iter::empty());
+            usage.total.held + usage.total.sold == 0
+        });
+        self.buyers.len() as u64 - nothing_left.count() as u64
+    }
+
     /// Units of a SKU in holds that are due but not yet ended.
     pub(crate) fn due_units_of(&self, index: u16, now_ms: u64) -> u64 {
         if self.deadlines.none_due(now_ms) {
             return 0;
         }
-        let bundles = self.deadlines.due(&self.holds, QueueName::Bundles, now_ms);
-        let in_bundle = |slot| {
-            let items = self.holds.items(slot);
-            items.iter().find(|item| item.0 == index).map_or(0, |item| u64::from(item.1))
-        };
-        self.deadlines.due_units(&self.holds, index, now_ms) + bundles.map(in_bundle).sum::<u64>()
+        self.deadlines.due_units(&self.holds, index, now_ms)
     }
 
     /// The earliest deadline of a live hold of a SKU.
     pub(crate) fn next_deadline_of(&self, index: u16, now_ms: u64) -> Option<u64> {
-        let alone = self.deadlines.earliest_after(&self.holds, QueueName::Sku(index), now_ms);
-        let has_sku = |slot: &u32| self.holds.items(*slot).iter().any(|item| item.0 == index);
-        let deadline = |slot| self.holds.get(slot).time_ms();
-        // Bundles come tick by tick: the first one met is at most a tick away from the earliest.
-        let mut bundles = self.deadlines.bundles(&self.holds).filter(|&slot| deadline(slot) > now_ms).filter(has_sku);
-        let first = bundles.next().map(deadline);
-        let together = first.map(|first| {
-            let same_tick = bundles.map(deadline).take_while(|&other| same_tick(other, first));
-            same_tick.min().map_or(first, |other| other.min(first))
-        });
-        [alone, together].into_iter().flatten().min()
+        self.deadlines.earliest_of_sku_after(&self.holds, index, now_ms)
     }
 }

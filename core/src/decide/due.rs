@@ -6,7 +6,6 @@
 
 use crate::command::{Command, Item};
 use crate::effect::Effect;
-use crate::holds::{QueueName, State};
 use crate::sale::Sale;
 use std::collections::BTreeSet;
 
@@ -103,8 +102,7 @@ struct Picked<'s> {
 impl Picked<'_> {
     fn hold(&mut self, id: Option<&[u8]>) {
         let Some(slot) = id.and_then(|id| self.sale.holds.find(id)) else { return };
-        let record = self.sale.holds.get(slot);
-        if record.state == State::Held && record.time_ms() <= self.now_ms {
+        if self.sale.holds.get(slot).is_due(self.now_ms) {
             self.slots.insert(slot);
         }
     }
@@ -138,15 +136,12 @@ impl Picked<'_> {
         };
         let mut available = self.sale.skus.get(index).available;
         available += self.slots.iter().map(|&slot| units_of(slot)).sum::<u64>();
-        for queue in [QueueName::Sku(index), QueueName::Bundles] {
-            for slot in self.sale.deadlines.due(&self.sale.holds, queue, self.now_ms) {
-                if available >= needed {
-                    return;
-                }
-                let units = units_of(slot);
-                if units > 0 && self.slots.insert(slot) {
-                    available += units;
-                }
+        for slot in self.sale.deadlines.due_of_sku(&self.sale.holds, index, self.now_ms) {
+            if available >= needed {
+                return;
+            }
+            if self.slots.insert(slot) {
+                available += units_of(slot);
             }
         }
     }

@@ -4,7 +4,7 @@ use super::{Decision, Situation};
 use crate::bounds;
 use crate::command::{Release, Return};
 use crate::effect::Effect;
-use crate::holds::{State, kept_items};
+use crate::holds::{State, left_after};
 use crate::outcome::{Field, Misuse, Outcome};
 use crate::sale::Sale;
 use std::borrow::Cow;
@@ -60,17 +60,22 @@ impl Sale {
             return Ok(Decision::nothing(Outcome::NotFound));
         };
         let extra = self.extras.get(&slot).map(Box::as_ref);
-        let mut earlier = extra.iter().flat_map(|extra| &extra.returns);
-        if let Some(refund) = earlier.find(|refund| *refund.id == *returned.return_id) {
-            // Without ITEMS "all that is left" was meant, and has been done.
-            let same = returned.items.is_empty() || self.same_items(&refund.items, &returned.items);
+        let refunds = extra.map_or(&[][..], |extra| &extra.returns);
+        if let Some(at) = refunds.iter().position(|refund| *refund.id == *returned.return_id) {
+            let same = if returned.items.is_empty() {
+                // "All that is left" was meant: is that what was left then?
+                let left = left_after(&self.holds.items(slot), &refunds[..at]);
+                units(&left) == units(&refunds[at].items)
+            } else {
+                self.same_items(&refunds[at].items, &returned.items)
+            };
             let outcome = if same { Outcome::Returned } else { Outcome::Mismatch(Field::Items) };
             return Ok(Decision::nothing(outcome));
         }
-        if extra.is_some_and(|extra| extra.returns.len() >= bounds::MAX_RETURNS) {
+        if refunds.len() >= bounds::MAX_RETURNS {
             return Err(Misuse::TooManyReturns);
         }
-        let left = kept_items(&self.holds.items(slot), extra);
+        let left = left_after(&self.holds.items(slot), refunds);
         Ok(match self.part_of(&left, &returned.items) {
             Some(items) if !items.is_empty() => Decision::one(
                 Outcome::Returned,
@@ -79,4 +84,8 @@ impl Sale {
             _ => Decision::nothing(Outcome::Mismatch(Field::Items)),
         })
     }
+}
+
+fn units(items: &[(u16, u32)]) -> u64 {
+    items.iter().map(|&(_, qty)| u64::from(qty)).sum()
 }

@@ -6,7 +6,7 @@
 use super::index::Index;
 use super::record::{ItemList, State};
 use super::store::HoldStore;
-use crate::sale::Extra;
+use crate::sale::{Extra, Refund};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Marks an index entry that leads to a record instead of a hold.
@@ -36,15 +36,18 @@ pub(crate) struct Buyers {
 
 /// Items of an order that have not been returned.
 pub(crate) fn kept_items(items: &ItemList, extra: Option<&Extra>) -> ItemList {
-    let mut kept = items.clone();
-    for refund in extra.iter().flat_map(|extra| &extra.returns) {
-        for &(sku, qty) in &refund.items {
-            if let Some(item) = kept.iter_mut().find(|item| item.0 == sku) {
-                item.1 -= qty;
-            }
+    left_after(items, extra.map_or(&[], |extra| &extra.returns))
+}
+
+/// Items of an order that were left after these refunds; they never take more than there is.
+pub(crate) fn left_after(items: &ItemList, refunds: &[Refund]) -> ItemList {
+    let mut left = items.clone();
+    for &(sku, qty) in refunds.iter().flat_map(|refund| &refund.items) {
+        if let Some(item) = left.iter_mut().find(|item| item.0 == sku) {
+            item.1 -= qty;
         }
     }
-    kept
+    left
 }
 
 /// What one buyer has at one time, without holds that are due then.
@@ -144,7 +147,7 @@ impl Buyers {
             None => Vec::new(),
             Some(slot) if slot & RECORD_BIT == 0 => {
                 let record = store.get(slot);
-                if record.state == State::Held && record.time_ms() <= now_ms { vec![slot] } else { Vec::new() }
+                if record.is_due(now_ms) { vec![slot] } else { Vec::new() }
             }
             Some(entry) => {
                 let buyer = &self.records[(entry & !RECORD_BIT) as usize];

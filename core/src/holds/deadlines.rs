@@ -8,6 +8,7 @@
 use super::NONE;
 use super::store::HoldStore;
 use std::cell::Cell;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Width of a tick: lists stay short at the highest rates, trees small at the longest lives.
@@ -31,12 +32,88 @@ impl QueueName {
     }
 }
 
+/// Marks that the earliest deadline of a tick must be looked for.
+const UNKNOWN: u8 = u8::MAX;
+
+/// Holds whose deadlines lie in the same few milliseconds. Deadlines are kept as offsets from its beginning.
 #[derive(Debug)]
 struct Tick {
     head: u32,
+    count: u32,
     units: u64,
-    /// The earliest deadline in the list; 0 while it must be looked for.
-    earliest: Cell<u64>,
+    earliest: Cell<u8>,
+    /// How many have the earliest deadline: while any is left it need not be looked for anew.
+    at_earliest: Cell<u32>,
+    /// None is later than this.
+    latest: u8,
+}
+
+impl Tick {
+    fn new() -> Self {
+        Self { head: NONE, count: 0, units: 0, earliest: Cell::new(UNKNOWN), at_earliest: Cell::new(0), latest: 0 }
+    }
+
+    fn count_in(&mut self, offset: u8, units: u64) {
+        let first = self.count == 0;
+        self.count += 1;
+        self.units += units;
+        self.latest = self.latest.max(offset);
+        let earliest = self.earliest.get();
+        if first || earliest != UNKNOWN && offset < earliest {
+            self.earliest.set(offset);
+            self.at_earliest.set(1);
+        } else if offset == earliest {
+            self.at_earliest.set(self.at_earliest.get() + 1);
+        }
+    }
+
+    fn count_out(&mut self, offset: u8, units: u64) {
+        self.count -= 1;
+        self.units -= units;
+        if self.earliest.get() == offset {
+            self.at_earliest.set(self.at_earliest.get() - 1);
+            if self.at_earliest.get() == 0 {
+                self.earliest.set(UNKNOWN);
+            }
+        }
+    }
+
+    /// The earliest deadline, as an offset.
+    fn earliest(&self, store: &HoldStore) -> u8 {
+        if self.earliest.get() == UNKNOWN {
+            let offsets = || list(store, self.head).map(|slot| offset_of(store.get(slot).time_ms()));
+            let earliest = offsets().min().unwrap_or(0);
+            self.at_earliest.set(offsets().filter(|&offset| offset == earliest).count() as u32);
+            self.earliest.set(earliest);
+        }
+        self.earliest.get()
+    }
+
+    /// How many of its holds are due, when this tick (`tick`) is not beyond `now_ms`.
+    fn dueness(&self, store: &HoldStore, tick: u64, now_ms: u64) -> Dueness {
+        let now_offset = offset_of(now_ms);
+        if tick < now_ms / TICK_MS || self.latest <= now_offset {
+            Dueness::All
+        } else if self.earliest(store) > now_offset {
+            Dueness::None
+        } else {
+            Dueness::Some
+        }
+    }
+
+    /// Its due holds, without a look at the others where that can be told.
+    fn due<'a>(&self, store: &'a HoldStore, tick: u64, now_ms: u64) -> impl Iterator<Item = u32> + use<'a> {
+        let dueness = self.dueness(store, tick, now_ms);
+        let head = if dueness == Dueness::None { NONE } else { self.head };
+        list(store, head).filter(move |&slot| dueness == Dueness::All || store.get(slot).time_ms() <= now_ms)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dueness {
+    None,
+    Some,
+    All,
 }
 
 #[derive(Debug, Default)]
@@ -48,12 +125,52 @@ impl Queue {
     fn first_tick(&self) -> Option<u64> {
         self.ticks.first_key_value().map(|(&tick, _)| tick)
     }
+
+    fn due<'a>(&'a self, store: &'a HoldStore, now_ms: u64) -> impl Iterator<Item = u32> + 'a {
+        self.ticks.range(..=now_ms / TICK_MS).flat_map(move |(&tick, entry)| entry.due(store, tick, now_ms))
+    }
+
+    /// Holds and units that are due.
+    fn due_sums(&self, store: &HoldStore, now_ms: u64) -> (u64, u64) {
+        let mut sums = (0, 0);
+        for (&tick, entry) in self.ticks.range(..=now_ms / TICK_MS) {
+            if entry.dueness(store, tick, now_ms) == Dueness::All {
+                sums = (sums.0 + u64::from(entry.count), sums.1 + entry.units);
+                continue;
+            }
+            for slot in entry.due(store, tick, now_ms) {
+                sums = (sums.0 + 1, sums.1 + units(&store.items(slot)));
+            }
+        }
+        sums
+    }
+
+    /// The earliest deadline after `now_ms`.
+    fn earliest_after(&self, store: &HoldStore, now_ms: u64) -> Option<u64> {
+        self.ticks.range(now_ms / TICK_MS..).find_map(|(&tick, entry)| {
+            let earliest = tick * TICK_MS + u64::from(entry.earliest(store));
+            if earliest > now_ms {
+                return Some(earliest);
+            }
+            list(store, entry.head).map(|slot| store.get(slot).time_ms()).filter(|&deadline| deadline > now_ms).min()
+        })
+    }
+}
+
+/// The units of one SKU in the bundles of one tick.
+#[derive(Debug, Default)]
+struct Share {
+    bundles: u32,
+    units: u64,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     skus: Vec<Queue>,
     bundles: Queue,
+    /// Which ticks of the bundles have units of which SKU, and how many: whoever wants units of one SKU need
+    /// not look at bundles without it.
+    shares: BTreeMap<(u16, u64), Share>,
     /// The first tick of every queue that has one.
     order: BTreeSet<(u64, QueueName)>,
 }
@@ -86,13 +203,10 @@ impl Deadlines {
         let tick = deadline / TICK_MS;
         let queue = self.queue_mut(name);
         let first = queue.first_tick();
-        let entry = queue.ticks.entry(tick).or_insert(Tick { head: NONE, units: 0, earliest: Cell::new(deadline) });
+        let entry = queue.ticks.entry(tick).or_insert_with(Tick::new);
         let next = entry.head;
         entry.head = slot;
-        entry.units += units(items);
-        if entry.earliest.get() > deadline {
-            entry.earliest.set(deadline);
-        }
+        entry.count_in(offset_of(deadline), units(items));
         let record = store.get_mut(slot);
         record.set_prev(NONE);
         record.set_next(next);
@@ -101,6 +215,13 @@ impl Deadlines {
         }
         if first.is_none_or(|first| tick < first) {
             self.reorder(name, first, Some(tick));
+        }
+        if name == QueueName::Bundles {
+            for &(sku, qty) in items {
+                let share = self.shares.entry((sku, tick)).or_default();
+                share.bundles += 1;
+                share.units += u64::from(qty);
+            }
         }
     }
 
@@ -122,12 +243,9 @@ impl Deadlines {
             debug_assert!(false, "a held record stands in the tick of its deadline");
             return;
         };
-        entry.units -= units(items);
+        entry.count_out(offset_of(deadline), units(items));
         if prev == NONE {
             entry.head = next;
-        }
-        if entry.earliest.get() == deadline {
-            entry.earliest.set(0);
         }
         if entry.head == NONE {
             let was_first = queue.first_tick() == Some(tick);
@@ -135,6 +253,21 @@ impl Deadlines {
             if was_first {
                 let first = queue.first_tick();
                 self.reorder(name, Some(tick), first);
+            }
+        }
+        if name == QueueName::Bundles {
+            self.remove_shares(tick, items);
+        }
+    }
+
+    fn remove_shares(&mut self, tick: u64, items: &[(u16, u32)]) {
+        for &(sku, qty) in items {
+            if let Entry::Occupied(mut share) = self.shares.entry((sku, tick)) {
+                share.get_mut().bundles -= 1;
+                share.get_mut().units -= u64::from(qty);
+                if share.get().bundles == 0 {
+                    share.remove();
+                }
             }
         }
     }
@@ -158,34 +291,54 @@ impl Deadlines {
         self.order.first().map(|&(tick, _)| (tick + 1) * TICK_MS)
     }
 
-    /// Due holds of one queue, in no order within a tick.
-    pub fn due<'a>(&'a self, store: &'a HoldStore, name: QueueName, now_ms: u64) -> impl Iterator<Item = u32> + 'a {
-        let ticks = self.queue(name).into_iter().flat_map(move |queue| queue.ticks.range(..=now_ms / TICK_MS));
-        ticks.flat_map(move |(_, tick)| list(store, tick.head)).filter(move |&slot| store.get(slot).time_ms() <= now_ms)
-    }
-
     /// Due holds of all queues, those with the earliest tick first.
     pub fn all_due<'a>(&'a self, store: &'a HoldStore, now_ms: u64) -> impl Iterator<Item = u32> + 'a {
-        self.order
-            .iter()
-            .take_while(move |(tick, _)| tick * TICK_MS <= now_ms)
-            .flat_map(move |&(_, name)| self.due(store, name, now_ms))
+        let queues = self.order.iter().take_while(move |(tick, _)| tick * TICK_MS <= now_ms);
+        queues.filter_map(|&(_, name)| self.queue(name)).flat_map(move |queue| queue.due(store, now_ms))
     }
 
-    /// Due units in the queue of one SKU, counted tick by tick. Bundles are not in it.
+    /// How many holds are due.
+    pub fn due_count(&self, store: &HoldStore, now_ms: u64) -> u64 {
+        let queues = self.order.iter().take_while(|(tick, _)| tick * TICK_MS <= now_ms);
+        queues.filter_map(|&(_, name)| self.queue(name)).map(|queue| queue.due_sums(store, now_ms).0).sum()
+    }
+
+    /// Due holds that have units of a SKU: first those of that SKU alone, in no order within a tick.
+    pub fn due_of_sku<'a>(&'a self, store: &'a HoldStore, sku: u16, now_ms: u64) -> impl Iterator<Item = u32> + 'a {
+        let alone = self.queue(QueueName::Sku(sku)).into_iter().flat_map(move |queue| queue.due(store, now_ms));
+        let shares = self.shares.range((sku, 0)..=(sku, now_ms / TICK_MS));
+        let bundled = shares.flat_map(move |(&(_, tick), _)| {
+            let entry = self.bundles.ticks.get(&tick);
+            entry.into_iter().flat_map(move |entry| entry.due(store, tick, now_ms))
+        });
+        alone.chain(bundled.filter(move |&slot| store.items(slot).iter().any(|item| item.0 == sku)))
+    }
+
+    /// Due units of a SKU, counted tick by tick.
     pub fn due_units(&self, store: &HoldStore, sku: u16, now_ms: u64) -> u64 {
-        let Some(queue) = self.queue(QueueName::Sku(sku)) else { return 0 };
-        let now_tick = now_ms / TICK_MS;
-        let whole: u64 = queue.ticks.range(..now_tick).map(|(_, tick)| tick.units).sum();
-        let partial: u64 = queue
-            .ticks
-            .get(&now_tick)
-            .into_iter()
-            .flat_map(|tick| list(store, tick.head))
-            .filter(|&slot| store.get(slot).time_ms() <= now_ms)
-            .map(|slot| units(&store.items(slot)))
-            .sum();
-        whole + partial
+        let alone = self.queue(QueueName::Sku(sku)).map_or(0, |queue| queue.due_sums(store, now_ms).1);
+        let shares = self.shares.range((sku, 0)..=(sku, now_ms / TICK_MS));
+        let bundled = shares.map(|(&(_, tick), share)| {
+            let Some(entry) = self.bundles.ticks.get(&tick) else { return 0 };
+            if entry.dueness(store, tick, now_ms) == Dueness::All {
+                return share.units;
+            }
+            let due = entry.due(store, tick, now_ms).map(|slot| units_of(sku, &store.items(slot)));
+            due.sum::<u64>()
+        });
+        alone + bundled.sum::<u64>()
+    }
+
+    /// The earliest deadline after `now_ms` of a hold that has units of a SKU.
+    pub fn earliest_of_sku_after(&self, store: &HoldStore, sku: u16, now_ms: u64) -> Option<u64> {
+        let alone = self.queue(QueueName::Sku(sku)).and_then(|queue| queue.earliest_after(store, now_ms));
+        let mut shares = self.shares.range((sku, now_ms / TICK_MS)..=(sku, u64::MAX));
+        let bundled = shares.find_map(|(&(_, tick), _)| {
+            let entry = self.bundles.ticks.get(&tick)?;
+            let of_sku = list(store, entry.head).filter(|&slot| units_of(sku, &store.items(slot)) > 0);
+            of_sku.map(|slot| store.get(slot).time_ms()).filter(|&deadline| deadline > now_ms).min()
+        });
+        [alone, bundled].into_iter().flatten().min()
     }
 
     /// How many holds hang in all queues.
@@ -195,55 +348,36 @@ impl Deadlines {
         ticks.map(|tick| list(store, tick.head).count() as u64).sum()
     }
 
-    /// Slots of the bundles queue, earliest tick first.
-    pub fn bundles<'a>(&'a self, store: &'a HoldStore) -> impl Iterator<Item = u32> + 'a {
-        self.bundles.ticks.values().flat_map(move |tick| list(store, tick.head))
-    }
-
-    /// The earliest deadline of one queue after `now_ms`.
-    pub fn earliest_after(&self, store: &HoldStore, name: QueueName, now_ms: u64) -> Option<u64> {
-        let queue = self.queue(name)?;
-        queue.ticks.range(now_ms / TICK_MS..).find_map(|(_, tick)| {
-            let known = tick.earliest.get();
-            if known > now_ms {
-                return Some(known);
-            }
-            let deadlines = || list(store, tick.head).map(|slot| store.get(slot).time_ms());
-            if let Some(earliest) = deadlines().min() {
-                tick.earliest.set(earliest);
-            }
-            deadlines().filter(|&deadline| deadline > now_ms).min()
-        })
-    }
-
     /// The earliest deadline of all, due or not.
     pub fn earliest(&self, store: &HoldStore) -> Option<u64> {
         let &(first, _) = self.order.first()?;
-        self.order
-            .iter()
-            .take_while(|&&(tick, _)| tick == first)
-            .filter_map(|&(tick, name)| {
-                let tick = self.queue(name)?.ticks.get(&tick)?;
-                match tick.earliest.get() {
-                    0 => list(store, tick.head).map(|slot| store.get(slot).time_ms()).min(),
-                    known => Some(known),
-                }
-            })
-            .min()
+        let same_tick = self.order.iter().take_while(|&&(tick, _)| tick == first);
+        let entries = same_tick.filter_map(|&(tick, name)| self.queue(name)?.ticks.get(&tick));
+        entries.map(|entry| first * TICK_MS + u64::from(entry.earliest(store))).min()
     }
 
     /// Bytes of heap in use, nearly: trees do not tell.
     pub fn heap_bytes(&self) -> usize {
         const BYTES_PER_TICK: usize = 48;
+        const BYTES_PER_SHARE: usize = 32;
         let queues = self.skus.iter().chain([&self.bundles]);
         queues.map(|queue| queue.ticks.len() * BYTES_PER_TICK).sum::<usize>()
             + self.skus.capacity() * size_of::<Queue>()
             + self.order.len() * BYTES_PER_TICK
+            + self.shares.len() * BYTES_PER_SHARE
     }
+}
+
+fn offset_of(time_ms: u64) -> u8 {
+    (time_ms % TICK_MS) as u8
 }
 
 fn units(items: &[(u16, u32)]) -> u64 {
     items.iter().map(|&(_, qty)| u64::from(qty)).sum()
+}
+
+fn units_of(sku: u16, items: &[(u16, u32)]) -> u64 {
+    items.iter().find(|item| item.0 == sku).map_or(0, |item| u64::from(item.1))
 }
 
 fn list(store: &HoldStore, head: u32) -> impl Iterator<Item = u32> + '_ {
@@ -251,9 +385,4 @@ fn list(store: &HoldStore, head: u32) -> impl Iterator<Item = u32> + '_ {
         let (_, next) = store.get(slot).links();
         (next != NONE).then_some(next)
     })
-}
-
-/// Whether two deadlines stand in the same tick, where order is not kept.
-pub(crate) fn same_tick(one: u64, other: u64) -> bool {
-    one / TICK_MS == other / TICK_MS
 }

@@ -14,8 +14,8 @@ mod record;
 mod slab;
 mod store;
 
-pub(crate) use buyers::{Buyers, kept_items};
-pub(crate) use deadlines::{Deadlines, QueueName, same_tick};
+pub(crate) use buyers::{Buyers, kept_items, left_after};
+pub(crate) use deadlines::Deadlines;
 pub(crate) use fifo::Fifo;
 pub(crate) use record::{Content, ItemList, State};
 pub(crate) use store::{HoldStore, NewHold};
