@@ -12,7 +12,7 @@ proptest! {
         let (profile, steps) = story;
         let mut world = World::new(&profile);
         for step in &steps {
-            world.run(step)?;
+            let _answer = world.run(step)?;
         }
         world.audit()?;
     }
@@ -22,7 +22,7 @@ proptest! {
         let (profile, steps) = story;
         let mut world = World::new(&profile);
         for step in &steps {
-            world.run(step)?;
+            let _answer = world.run(step)?;
             world.compare_views()?;
             // What has fallen due since is seen as expired, though nothing was written.
             world.server_ms += later;

@@ -29,6 +29,7 @@ macro_rules! same {
         }
     };
 }
+
 pub(crate) use same;
 
 pub struct World {
@@ -149,7 +150,7 @@ impl World {
         same!("live holds", figures.holds, seen.live_holds());
         same!("orders", figures.orders, seen.orders());
         same!("buyers", figures.buyers, seen.buyers());
-        if figures.expiry_lag_ms == 0 {
+        if figures.next_deadline == 0 || figures.next_deadline > self.sale.now(now_ms) {
             same!("next deadline", figures.next_deadline, seen.next_deadline(None));
         }
         let names: Vec<&[u8]> = seen.skus().collect();
