@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use flashsale_tests::{AppendFsync, RedisServer, Server, wait_until};
+use flashsale_tests::{AppendFsync, Proxy, RedisServer, Server, wait_until};
 
-use crate::relay_setup::{DemoShop, PATIENCE, Relay, assert_each_once_in_order, left_over, place_orders};
+use crate::relay_setup::{DemoShop, PATIENCE, Relay, SECRET, assert_each_once_in_order, left_over, place_orders};
 
 const STREAM: &str = "{sale:1}:orders";
 
@@ -94,6 +94,32 @@ fn a_relay_that_ends_in_order_hands_over_at_once() {
     let _second = Relay::start(&redis, &shop.webhook());
     place_orders(&mut redis.client(), 11, 20);
     shop.wait_for_orders(20);
+}
+
+#[test]
+fn a_proxy_that_ends_in_order_hands_its_relay_over_at_once() {
+    let redis = redis();
+    let shop = DemoShop::start(&[]);
+    let secret = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(secret.path(), SECRET).expect("written");
+    let mut proxy = Proxy::builder()
+        .redis(&redis)
+        .set("relay.enabled", "true")
+        .set("relay.sales", "[\"sale:1\"]")
+        .set("relay.lease_ms", "60000")
+        .set("relay.webhook.url", &format!("{:?}", shop.webhook()))
+        .set("relay.webhook.secret_file", &format!("{:?}", secret.path()))
+        .start();
+    place_orders(&mut redis.client(), 1, 200);
+    shop.wait_for_orders(20);
+    proxy.stop();
+    let delivered = shop.orders().len() as i64;
+    assert_eq!(redis.client().line("EXISTS {sale:1}:orders:relay").integer(), 0);
+    let unread = redis.client().ok(&["XINFO", "GROUPS", STREAM]).at(0).get("lag").integer();
+    assert_eq!(left_over(&mut redis.client(), STREAM).0 + unread, 200 - delivered, "each taken order is acknowledged");
+    let _relay = Relay::start(&redis, &shop.webhook());
+    shop.wait_for_orders(200);
+    assert_each_once_in_order(&shop.orders(), "sale:1", 200);
 }
 
 #[test]

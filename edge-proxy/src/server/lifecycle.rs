@@ -1,6 +1,7 @@
 //! Starts the process and stops it gently.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -70,14 +71,15 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     if shop_is_configured {
         server.add_service(shop_health);
     }
+    let relay_works = Arc::new(AtomicBool::new(config.relay.enabled));
     if config.relay.enabled {
-        let relay = Relay::new(Settings::of_config(config)?)?;
-        server.add_service(background_service("relay", RelayService(Mutex::new(Some(relay)))));
+        let relay = Mutex::new(Some(Relay::new(Settings::of_config(config)?)?));
+        server.add_service(background_service("relay", RelayService { relay, works: relay_works.clone() }));
     }
 
     warn_about(config);
     log::info!("serving buyers on {}, operators on {}", config.listen.public, config.listen.admin);
-    leave_when_idle(&server, Duration::from_secs(config.listen.drain_s));
+    leave_when_idle(&server, Duration::from_secs(config.listen.drain_s), relay_works);
     server.run(RunArgs { shutdown_signal: Box::new(Signals) });
     Ok(())
 }
@@ -130,15 +132,20 @@ fn warn_about(config: &Config) {
 }
 
 /// The relay inside this process, for shops that want one process only. It runs once.
-struct RelayService(Mutex<Option<Relay>>);
+struct RelayService {
+    relay: Mutex<Option<Relay>>,
+    /// Turns false when the relay has written down what was delivered and given its streams back.
+    works: Arc<AtomicBool>,
+}
 
 #[async_trait]
 impl BackgroundService for RelayService {
     async fn start(&self, shutdown: ShutdownWatch) {
-        let relay = self.0.lock().ok().and_then(|mut relay| relay.take());
+        let relay = self.relay.lock().ok().and_then(|mut relay| relay.take());
         if let Some(relay) = relay {
             relay.run(shutdown).await;
         }
+        self.works.store(false, Ordering::Release);
     }
 }
 
@@ -172,8 +179,9 @@ async fn next(streams: &mut [tokio::signal::unix::Signal]) {
 /// long for the ones that were just being read.
 const LAST_CALL: Duration = Duration::from_millis(200);
 
-/// Pingora sleeps through the whole grace period. Once no request is left there is nothing to wait for.
-fn leave_when_idle(server: &Server, drain: Duration) {
+/// Pingora sleeps through the whole grace period. Once no request is left, and the relay has given its streams
+/// back so that another one need not wait for the lease to end, there is nothing to wait for.
+fn leave_when_idle(server: &Server, drain: Duration, relay_works: Arc<AtomicBool>) {
     let mut phases = server.watch_execution_phase();
     thread::spawn(move || {
         loop {
@@ -185,7 +193,8 @@ fn leave_when_idle(server: &Server, drain: Duration) {
         }
         let began = Instant::now();
         thread::sleep(LAST_CALL);
-        while metrics::REQUESTS_IN_FLIGHT.get() > 0 && began.elapsed() < drain {
+        let busy = || metrics::REQUESTS_IN_FLIGHT.get() > 0 || relay_works.load(Ordering::Acquire);
+        while busy() && began.elapsed() < drain {
             thread::sleep(Duration::from_millis(10));
         }
         log::info!("stopped with {} requests unanswered", metrics::REQUESTS_IN_FLIGHT.get());
