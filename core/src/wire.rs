@@ -23,6 +23,9 @@ impl<A: smallvec::Array<Item = u8>> Sink for smallvec::SmallVec<A> {
 }
 
 pub(crate) fn put_varint(sink: &mut impl Sink, mut value: u64) {
+    if value < 0x80 {
+        return sink.put(&[value as u8]);
+    }
     let mut bytes = [0; 10];
     let mut len = 0;
     loop {

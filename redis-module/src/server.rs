@@ -331,8 +331,8 @@ impl Reply for Ctx<'_> {
         unsafe { api!(RedisModule_ReplyWithMap)(self.raw, len as c_long) };
     }
 
-    fn word(&mut self, word: &'static CStr) {
-        unsafe { api!(RedisModule_ReplyWithSimpleString)(self.raw, word.as_ptr()) };
+    fn ok(&mut self) {
+        unsafe { api!(RedisModule_ReplyWithSimpleString)(self.raw, c"OK".as_ptr()) };
     }
 
     fn bytes(&mut self, bytes: &[u8]) {

@@ -75,8 +75,10 @@ impl Index {
     }
 
     fn split_one(&mut self, hash_of: impl Fn(u32) -> u64) {
-        let old = std::mem::take(&mut self.groups[self.split]);
-        self.groups.push(HashTable::new());
+        // Both halves get their final size at once: a table that grows hashes everything again.
+        let halved = || HashTable::with_capacity(GROUP_MEAN);
+        let old = std::mem::replace(&mut self.groups[self.split], halved());
+        self.groups.push(halved());
         self.split += 1;
         if self.split > self.mask {
             self.mask = self.mask << 1 | 1;

@@ -4,14 +4,35 @@ use super::arena::Arena;
 use super::index::Index;
 use super::record::{Content, ItemList, Record, State};
 use super::slab::Slab;
-use siphasher::sip::SipHasher13;
+use foldhash::SharedSeed;
+use foldhash::quality::FoldHasher;
+use std::hash::Hasher;
 
-#[derive(Debug)]
 pub(crate) struct HoldStore {
     slab: Slab,
     arena: Arena,
     ids: Index,
-    hasher: SipHasher13,
+    hash_key: HashKey,
+}
+
+/// Keys the hash of names: whoever chooses ids cannot choose collisions without knowing it.
+struct HashKey {
+    own: u64,
+    shared: SharedSeed,
+}
+
+impl HashKey {
+    fn hash(&self, name: &[u8]) -> u64 {
+        let mut hasher = FoldHasher::with_seed(self.own, &self.shared);
+        hasher.write(name);
+        hasher.finish()
+    }
+}
+
+impl std::fmt::Debug for HoldStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HoldStore").field("len", &self.len()).finish_non_exhaustive()
+    }
 }
 
 /// A hold that is to be stored.
@@ -29,13 +50,13 @@ impl HoldStore {
             slab: Slab::default(),
             arena: Arena::default(),
             ids: Index::default(),
-            hasher: SipHasher13::new_with_keys(seed[0], seed[1]),
+            hash_key: HashKey { own: seed[0], shared: SharedSeed::from_u64(seed[1]) },
         }
     }
 
-    /// Keyed: whoever chooses ids cannot choose collisions.
+    /// The hash of an id or a buyer.
     pub fn hash(&self, name: &[u8]) -> u64 {
-        self.hasher.hash(name)
+        self.hash_key.hash(name)
     }
 
     /// All remembered ids.
@@ -85,8 +106,8 @@ impl HoldStore {
         record.life_ms = hold.life_ms;
         let slot = self.slab.insert(record);
         let hash = self.hash(hold.content.id);
-        let (slab, arena, hasher) = (&self.slab, &self.arena, &self.hasher);
-        self.ids.insert(hash, slot, |slot| hasher.hash(Content::id_of(arena.get(slab.get(slot).blob))));
+        let (slab, arena, key) = (&self.slab, &self.arena, &self.hash_key);
+        self.ids.insert(hash, slot, |slot| key.hash(Content::id_of(arena.get(slab.get(slot).blob))));
         slot
     }
 
@@ -107,11 +128,11 @@ impl HoldStore {
     /// Forgets a hold that is in no list any more.
     pub fn remove(&mut self, slot: u32) {
         let hash = self.hash(self.id(slot));
-        let (slab, arena, hasher) = (&self.slab, &self.arena, &self.hasher);
+        let (slab, arena, key) = (&self.slab, &self.arena, &self.hash_key);
         self.ids.remove(
             hash,
             |candidate| candidate == slot,
-            |slot| hasher.hash(Content::id_of(arena.get(slab.get(slot).blob))),
+            |slot| key.hash(Content::id_of(arena.get(slab.get(slot).blob))),
         );
         let blob = self.slab.get(slot).blob;
         self.slab.remove(slot);

@@ -55,7 +55,7 @@ impl Definition for Create {
             limit: None,
         }));
         execute::create(call, &effects)?;
-        call.ctx.word(c"OK");
+        call.ctx.ok();
         Ok(())
     }
 }

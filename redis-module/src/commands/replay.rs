@@ -77,5 +77,5 @@ fn load(call: &mut Call<'_, '_>, chunk: &[u8]) -> Result<(), Fault> {
 }
 
 fn answer_ok(call: &mut Call<'_, '_>) {
-    flashsale_core::protocol::reply::Reply::word(&mut call.ctx, c"OK");
+    flashsale_core::protocol::reply::Reply::ok(&mut call.ctx);
 }
