@@ -143,11 +143,14 @@ impl HoldStore {
     /// Moves the living entries of one sparse chunk; an entry lives if its id leads back to it.
     fn compact(&mut self) {
         let Some(entries) = self.arena.next_sparse() else { return };
-        for at in entries {
+        let living = entries.into_iter().filter_map(|at| {
             let hash = self.hash(Content::id_of(self.arena.get(at)));
-            if let Some(slot) = self.ids.find(hash, |slot| self.slab.get(slot).blob == at) {
-                self.slab.get_mut(slot).blob = self.arena.relocate(at);
-            }
+            self.ids.find(hash, |slot| self.slab.get(slot).blob == at)
+        });
+        // All are found before the first is moved: with the last one the chunk goes, and its dead entries too.
+        for slot in living.collect::<Vec<_>>() {
+            let moved = self.arena.relocate(self.slab.get(slot).blob);
+            self.slab.get_mut(slot).blob = moved;
         }
     }
 
