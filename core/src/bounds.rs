@@ -20,7 +20,7 @@ pub const MAX_HOLD_MS: u64 = i32::MAX as u64;
 pub const MAX_RETAIN_MS: u64 = 315_360_000_000;
 /// Latest point in time, in unix milliseconds (the year 5138): what a hold keeps in 47 bits.
 pub const MAX_TIME_MS: u64 = 100_000_000_000_000;
-/// Most units that one SKU may be stocked with, over all STOCK commands.
+/// Most units that one SKU may be stocked with, over all STOCK commands, and again over all ACCEPT commands.
 pub const MAX_STOCKED: u64 = 1 << 52;
 /// Most ids remembered by RELEASE before RESERVE; the oldest are forgotten first.
 pub const MAX_TOMBSTONES: usize = 65_536;

@@ -55,6 +55,10 @@ impl Sale {
         let accepted = self.transfers.get(&(index, accept.from)).map_or(0, |transfer| transfer.accepted);
         let available = known.map_or(0, |index| self.skus.get(index).available);
         let taken = accept.total.saturating_sub(accepted);
+        let accepted_of_all = known.map_or(0, |index| self.skus.get(index).accepted);
+        if taken > bounds::MAX_STOCKED.saturating_sub(accepted_of_all) {
+            return Err(Misuse::TooMuchStock { stocked: accepted_of_all });
+        }
         let due = known.map_or(0, |index| self.due_units_of(index, situation.now_ms));
         let outcome = Outcome::Accepted { taken, available: available + taken + due };
         if taken == 0 {

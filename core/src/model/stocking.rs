@@ -73,6 +73,10 @@ impl Model {
         let pair = (accept.sku.to_vec(), accept.from);
         let before = self.accepted.get(&pair).copied().unwrap_or(0);
         let taken = accept.total.saturating_sub(before);
+        let accepted_of_all = self.levels(accept.sku).accepted;
+        if accepted_of_all + taken > bounds::MAX_STOCKED {
+            return Err(Misuse::TooMuchStock { stocked: accepted_of_all });
+        }
         if taken > 0 {
             if self.sku(accept.sku).is_none() {
                 self.sku_or_new(accept.sku);
