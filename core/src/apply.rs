@@ -41,9 +41,12 @@ impl Sale {
             }
             Effect::Tombstone { id } => return self.apply_tombstone(at_ms, id),
             Effect::Expire { ids } => {
-                for id in ids {
-                    let slot = self.held(id)?;
-                    self.end_hold(at_ms, slot, State::Expired, None, facts);
+                let slots = ids.iter().map(|id| self.held(id)).collect::<Result<SmallVec<[u32; 32]>, _>>()?;
+                for slot in slots {
+                    // Named twice it still ends once.
+                    if self.holds.get(slot).state == State::Held {
+                        self.end_hold(at_ms, slot, State::Expired, None, facts);
+                    }
                 }
             }
             Effect::Extend { id, deadline } => return self.apply_extend(id, *deadline),
@@ -332,13 +335,16 @@ impl Sale {
         if usize::from(index) >= self.skus.len() || from >= self.shard.count || from == self.shard.index {
             return Err("an acceptance of an unknown SKU or from no other shard");
         }
-        let transfer = self.transfers.entry((index, from)).or_default();
-        let qty = total.saturating_sub(transfer.accepted);
+        let before = self.transfers.get(&(index, from)).map_or(0, |transfer| transfer.accepted);
+        let qty = total.saturating_sub(before);
         if qty == 0 {
             return Ok(());
         }
-        transfer.accepted = total;
         let sku = self.skus.get_mut(index);
+        if qty > bounds::MAX_STOCKED.saturating_sub(sku.accepted) {
+            return Err("an acceptance of more than there can be");
+        }
+        self.transfers.entry((index, from)).or_default().accepted = total;
         sku.accepted += qty;
         sku.available += qty;
         self.units += qty;

@@ -126,6 +126,11 @@ pub enum Effect<'a> {
 
 /// Version of the log's layout. A reader refuses a newer one.
 const LOG_VERSION: u8 = 1;
+/// One command has this many effects or fewer, whatever they are ...
+const FEW_EFFECTS: usize = 4;
+/// ... and beyond that one for each hold, which takes more bytes than this. So a log of tiny effects cannot
+/// take a multiple of its bytes in memory.
+const BYTES_PER_EFFECT: usize = 8;
 
 /// Effects of one command, to be replicated.
 #[derive(Clone, Debug, Default)]
@@ -179,7 +184,11 @@ pub fn read_log(bytes: &[u8]) -> Result<(u64, Vec<Effect<'_>>), Malformed> {
     }
     let at_ms = reader.number(bounds::MAX_TIME_MS, "the time is out of range")?;
     let mut effects = Vec::with_capacity(2);
+    let most = FEW_EFFECTS + bytes.len() / BYTES_PER_EFFECT;
     while !reader.is_empty() {
+        if effects.len() == most {
+            return Err(Malformed("more effects than one command can have"));
+        }
         effects.push(Effect::decode(&mut reader)?);
     }
     Ok((at_ms, effects))
@@ -295,7 +304,7 @@ impl<'a> Effect<'a> {
             tag::STOCK => Self::Stock {
                 sku: reader.name()?,
                 delta: reader.signed()?,
-                alloc_id: reader.optional_bytes()?,
+                alloc_id: reader.optional_name()?,
                 limit: match reader.number(u64::from(bounds::MAX_QUANTITY) + 1, "a limit is out of range")? {
                     0 => None,
                     limit => Some(limit as u32 - 1),
@@ -307,14 +316,14 @@ impl<'a> Effect<'a> {
                 items: read_items(reader)?,
                 requested: read_optional_items(reader)?,
                 deadline: read_time(reader)?,
-                meta: reader.optional_bytes()?,
+                meta: reader.optional_text(bounds::MAX_META_BYTES)?,
             },
             tag::CONFIRM => Self::Confirm {
                 id: reader.name()?,
-                reference: reader.optional_bytes()?,
+                reference: reader.optional_text(bounds::MAX_REF_BYTES)?,
                 items: read_optional_items(reader)?,
             },
-            tag::RELEASE => Self::Release { id: reader.name()?, reason: reader.optional_bytes()? },
+            tag::RELEASE => Self::Release { id: reader.name()?, reason: reader.optional_text(bounds::MAX_REF_BYTES)? },
             tag::TOMBSTONE => Self::Tombstone { id: reader.name()? },
             tag::EXPIRE => Self::Expire { ids: read_ids(reader)? },
             tag::EXTEND => Self::Extend { id: reader.name()?, deadline: read_time(reader)? },
@@ -349,9 +358,8 @@ fn read_sku(reader: &mut Reader<'_>) -> Result<u16, Malformed> {
 }
 
 fn read_ids<'a>(reader: &mut Reader<'a>) -> Result<Vec<&'a [u8]>, Malformed> {
-    let count = reader.varint()?;
     let mut ids = Vec::new();
-    for _ in 0..count {
+    for _ in 0..reader.varint()? {
         ids.push(reader.name()?);
     }
     Ok(ids)
@@ -370,7 +378,7 @@ pub(crate) fn put_settings(out: &mut impl Sink, settings: &Settings) {
 }
 
 pub(crate) fn read_settings(reader: &mut Reader<'_>) -> Result<Settings, Malformed> {
-    Ok(Settings {
+    let settings = Settings {
         limit: reader.number(bounds::MAX_QUANTITY.into(), "LIMIT is out of range")? as u32,
         hold_ms: reader.number(bounds::MAX_HOLD_MS, "HOLD is out of range")?,
         maxhold_ms: reader.number(bounds::MAX_HOLD_MS, "MAXHOLD is out of range")?,
@@ -384,7 +392,9 @@ pub(crate) fn read_settings(reader: &mut Reader<'_>) -> Result<Settings, Malform
             2 => Events::None,
             _ => return Err(Malformed("EVENTS is unknown")),
         },
-    })
+    };
+    settings.check().map_err(|_| Malformed("the settings contradict each other"))?;
+    Ok(settings)
 }
 
 pub(crate) fn read_shard(reader: &mut Reader<'_>) -> Result<Shard, Malformed> {

@@ -233,12 +233,8 @@ impl Loader {
         let content =
             Content { buyer: reader.name()?, items: read_known_items(reader, sale)?, id, meta: None, reference: None };
         let life_ms = reader.number(bounds::MAX_HOLD_MS.min(time_ms), "a life is out of range")? as u32;
-        let meta = reader.optional_bytes()?;
-        let reference = reader.optional_bytes()?;
-        let too_long = |text: Option<&[u8]>, most| text.is_some_and(|text| text.len() > most);
-        if too_long(meta, bounds::MAX_META_BYTES) || too_long(reference, bounds::MAX_REF_BYTES) {
-            return Err(Malformed("a text is too long"));
-        }
+        let meta = reader.optional_text(bounds::MAX_META_BYTES)?;
+        let reference = reader.optional_text(bounds::MAX_REF_BYTES)?;
         let content = Content { meta, reference, ..content };
         if content.items.is_empty() {
             return Err(Malformed("a hold of nothing"));
@@ -260,6 +256,19 @@ impl Loader {
         let items = content.items.clone();
         check_refunds(&items, extra.as_ref())?;
         let kept = kept_items(&items, extra.as_ref());
+        let returned = extra.as_ref().is_some_and(|extra| !extra.returns.is_empty());
+        let nothing_left = kept.iter().all(|&(_, qty)| qty == 0);
+        match state {
+            State::Confirmed if nothing_left => return Err(Malformed("an order of which nothing is left")),
+            State::Confirmed if order_no > sale.entry_no => {
+                return Err(Malformed("an order above the latest entry"));
+            }
+            State::Returned if !nothing_left => return Err(Malformed("a returned order of which something is left")),
+            State::Held | State::Released | State::Expired if returned => {
+                return Err(Malformed("a refund of what was not sold"));
+            }
+            _ => {}
+        }
         let slot = sale.holds.insert(&NewHold { content, state, time_ms, life_ms });
         sale.holds.get_mut(slot).has_extra = extra.is_some();
         if let Some(extra) = extra {
@@ -277,9 +286,6 @@ impl Loader {
             State::Confirmed => {
                 for &(sku, qty) in &kept {
                     sale.skus.get_mut(sku).sold += u64::from(qty);
-                }
-                if kept.iter().all(|&(_, qty)| qty == 0) {
-                    return Err(Malformed("an order of which nothing is left"));
                 }
                 sale.holds.get_mut(slot).set_order_no(order_no);
                 sale.buyers.add(&sale.holds, &sale.extras, slot);
@@ -343,6 +349,9 @@ fn read_transfers(reader: &mut Reader<'_>, sale: &mut Sale) -> Result<(), Malfor
         let sku = sale.skus.get_mut(sku);
         sku.granted = sku.granted.saturating_add(granted);
         sku.accepted = sku.accepted.saturating_add(accepted);
+        if sku.accepted > bounds::MAX_STOCKED {
+            return Err(Malformed("more was accepted than there can be"));
+        }
         sale.units = sale.units.saturating_add(accepted);
     }
     Ok(())

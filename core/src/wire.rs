@@ -136,10 +136,26 @@ impl<'a> Reader<'a> {
         self.exactly(len as usize)
     }
 
-    pub fn optional_bytes(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+    fn optional_bytes(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
         match self.number(u32::MAX.into(), "a string is too long")? {
             0 => Ok(None),
             len => self.exactly(len as usize - 1).map(Some),
+        }
+    }
+
+    /// A text of at most `max` bytes.
+    pub fn optional_text(&mut self, max: usize) -> Result<Option<&'a [u8]>, Malformed> {
+        match self.optional_bytes()? {
+            Some(text) if text.len() > max => Err(Malformed("a text is too long")),
+            text => Ok(text),
+        }
+    }
+
+    /// A name of 1..128 bytes, if there is one.
+    pub fn optional_name(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+        match self.optional_text(crate::bounds::MAX_NAME_BYTES)? {
+            Some([]) => Err(Malformed("a name is empty")),
+            name => Ok(name),
         }
     }
 
