@@ -217,46 +217,91 @@ impl Entry {
         (self.at_ms.max(sale.stream_floor_ms), self.no)
     }
 
-    /// The entry's fields in their order. Lists by SKU are form-urlencoded (`sku=1&sku=2`): every language
-    /// reads that, whatever bytes a SKU has.
+    /// The entry's fields with their names, for who reads few of them.
     pub fn fields(&self, sale: &Sale) -> Vec<(&'static str, Vec<u8>)> {
+        let mut values = FieldValues::default();
+        self.write_fields(sale, &mut values);
+        FIELD_NAMES.into_iter().zip(values.iter().map(<[u8]>::to_vec)).collect()
+    }
+
+    /// The values of the entry's fields, in the order of [`FIELD_NAMES`]. Lists by SKU are form-urlencoded
+    /// (`sku=1&sku=2`): every language reads that, whatever bytes a SKU has.
+    pub fn write_fields(&self, sale: &Sale, out: &mut FieldValues) {
         let (id, buyer, reference, meta) = self.subject.fields(sale);
-        let sign = if self.negative { "-" } else { "" };
-        let items = self.items.iter().map(|&(sku, qty)| (sku, format!("{sign}{qty}")));
-        let levels = |pick: fn(&Level) -> u64| {
-            let values = self.items.iter().zip(&self.levels);
-            form(sale, values.map(|(&(sku, _), level)| (sku, pick(level).to_string())))
-        };
-        vec![
-            ("type", self.kind.word().into()),
-            ("no", self.no.to_string().into()),
-            ("hold", id.to_vec()),
-            ("buyer", buyer.to_vec()),
-            ("items", form(sale, items)),
-            ("ref", reference.to_vec()),
-            ("meta", self.note.as_deref().unwrap_or(meta).to_vec()),
-            ("at", self.at_ms.to_string().into()),
-            ("available", levels(|level| level.available)),
-            ("held", levels(|level| level.held)),
-            ("sold", levels(|level| level.sold)),
-        ]
+        out.clear();
+        out.put(self.kind.word().as_bytes());
+        out.put_number(self.no);
+        out.put(id);
+        out.put(buyer);
+        out.put_list(sale, self.negative, self.items.iter().copied());
+        out.put(reference);
+        out.put(self.note.as_deref().unwrap_or(meta));
+        out.put_number(self.at_ms);
+        for pick in [|level: &Level| level.available, |level: &Level| level.held, |level: &Level| level.sold] {
+            let levels = self.items.iter().zip(&self.levels);
+            out.put_list(sale, false, levels.map(|(&(sku, _), level)| (sku, pick(level))));
+        }
     }
 }
 
-fn form(sale: &Sale, values: impl Iterator<Item = (u16, String)>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(32);
-    for (sku, value) in values {
-        if !out.is_empty() {
-            out.push(b'&');
+/// How many fields an entry has.
+pub const FIELDS: usize = 11;
+
+/// The names of an entry's fields, in their order (the contract's section 5).
+pub const FIELD_NAMES: [&str; FIELDS] =
+    ["type", "no", "hold", "buyer", "items", "ref", "meta", "at", "available", "held", "sold"];
+
+/// The values of one entry, in memory that is used again for the next.
+#[derive(Debug, Default)]
+pub struct FieldValues {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl FieldValues {
+    /// The values in the order of [`FIELD_NAMES`].
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| &self.bytes[start..end])
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    fn put(&mut self, value: &[u8]) {
+        self.bytes.extend_from_slice(value);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn put_number(&mut self, number: u64) {
+        self.put(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    fn put_list(&mut self, sale: &Sale, negative: bool, list: impl Iterator<Item = (u16, u64)>) {
+        for (at, (sku, number)) in list.enumerate() {
+            if at > 0 {
+                self.bytes.push(b'&');
+            }
+            self.put_encoded(&sale.skus.get(sku).name);
+            self.bytes.extend_from_slice(if negative { b"=-" } else { b"=" });
+            self.bytes.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
         }
-        for &byte in &sale.skus.get(sku).name {
+        self.ends.push(self.bytes.len());
+    }
+
+    /// application/x-www-form-urlencoded, but for the space, which is `%20`.
+    fn put_encoded(&mut self, name: &[u8]) {
+        const HEX: &[u8; 16] = b"0123456789ABCDEF";
+        for &byte in name {
             match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => out.push(byte),
-                _ => out.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => self.bytes.push(byte),
+                _ => {
+                    let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
+                    self.bytes.extend_from_slice(&[b'%', HEX[high], HEX[low]]);
+                }
             }
         }
-        out.push(b'=');
-        out.extend_from_slice(value.as_bytes());
     }
-    out
 }

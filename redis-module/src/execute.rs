@@ -44,6 +44,8 @@ pub(crate) struct Call<'c, 's> {
     /// The words after the key.
     pub words: &'s [&'c [u8]],
     pub state: &'s mut State,
+    /// The key's order stream, once it had to be opened.
+    pub stream: Option<OrderStream<'c>>,
 }
 
 /// Which length of the order stream a command must know or change.
@@ -81,7 +83,7 @@ impl<'c> Call<'c, '_> {
                 Err(fault) => refused = Some(fault),
             }
         }
-        finish(self.ctx, self.state, self.key_name, value);
+        finish(self.ctx, self.state, self.key_name, value, self.stream.take());
         refused.map_or(Ok(()), Err)
     }
 
@@ -109,8 +111,10 @@ impl<'c> Call<'c, '_> {
             StreamUse::Neither => false,
         };
         if must_open {
-            let stream = OrderStream::open(self.ctx, self.key_name).ok_or(Fault::StreamWrongType)?;
-            if may_be_full {
+            if self.stream.is_none() {
+                self.stream = Some(OrderStream::open(self.ctx, self.key_name).ok_or(Fault::StreamWrongType)?);
+            }
+            if let Some(stream) = self.stream.as_ref().filter(|_| may_be_full) {
                 value.set_stream_len(stream.len());
             }
         }
@@ -168,16 +172,22 @@ pub(crate) fn expire(
     state.log.start(now_ms);
     state.facts.clear();
     sale.expire(&due, now_ms, &mut state.log, &mut state.facts);
-    finish(ctx, state, key_name, value);
+    finish(ctx, state, key_name, value, None);
     due.len()
 }
 
 /// What follows every step: the stream, replication, news, and the time to look at the key again.
-pub(crate) fn finish(ctx: Ctx<'_>, state: &mut State, key_name: ServerString<'_>, value: &mut Value) {
+pub(crate) fn finish<'c>(
+    ctx: Ctx<'c>,
+    state: &mut State,
+    key_name: ServerString<'_>,
+    value: &mut Value,
+    stream: Option<OrderStream<'c>>,
+) {
     if !state.log.is_empty() {
         if !state.facts.entries.is_empty() {
             value.count_entries(state.facts.entries.len());
-            write_stream(ctx, state, key_name, value);
+            write_stream(state, value, stream.or_else(|| OrderStream::open(ctx, key_name)));
         }
         ctx.replicate_effects(key_name, state.log.bytes());
         ctx.signal_modified(key_name);
@@ -189,10 +199,10 @@ pub(crate) fn finish(ctx: Ctx<'_>, state: &mut State, key_name: ServerString<'_>
     value.schedule(&mut state.schedule, || (ctx.selected_db(), key_name.bytes().to_vec()));
 }
 
-fn write_stream(ctx: Ctx<'_>, state: &mut State, key_name: ServerString<'_>, value: &mut Value) {
+fn write_stream(state: &mut State, value: &mut Value, stream: Option<OrderStream<'_>>) {
     let Ok(sale) = value.sale_mut() else { return };
-    match OrderStream::open(ctx, key_name) {
-        Some(stream) => stream.write_as_primary(sale, &mut state.facts, &mut state.log),
+    match stream {
+        Some(stream) => stream.write_as_primary(sale, &mut state.facts, &mut state.log, &mut state.words),
         None => state.facts.inconsistent = Some("the order stream's key holds something else"),
     }
 }
@@ -220,7 +230,7 @@ pub(crate) fn create(call: &mut Call<'_, '_>, effects: &[Effect<'_>]) -> Result<
     for effect in &effects[1..] {
         value.sale_mut()?.apply(now_ms, effect, &mut call.state.facts);
     }
-    finish(call.ctx, call.state, call.key_name, value);
+    finish(call.ctx, call.state, call.key_name, value, None);
     Ok(())
 }
 
@@ -254,7 +264,7 @@ pub(crate) fn apply_log(call: &mut Call<'_, '_>, log: &[u8]) -> Result<(), Fault
     if !call.state.facts.entries.is_empty() {
         value.count_entries(call.state.facts.entries.len());
         match OrderStream::open(call.ctx, call.key_name) {
-            Some(stream) => stream.write_as_replica(call.ctx, value.sale()?, &call.state.facts),
+            Some(stream) => stream.write_as_replica(call.ctx, value.sale()?, &call.state.facts, &mut call.state.words),
             None => call.state.facts.inconsistent = Some("the order stream's key holds something else"),
         }
     }

@@ -3,8 +3,9 @@
 //! Replicas and logs write the same entries when they apply the effects, so no XADD is replicated.
 
 use crate::server::{Access, Ctx, Key, KeyKind, OwnedString, ServerString};
-use flashsale_core::facts::Entry;
+use flashsale_core::facts::{Entry, FIELD_NAMES, FIELDS, FieldValues};
 use flashsale_core::{Effect, Facts, Sale, effect::EffectLog, sharding};
+use smallvec::SmallVec;
 
 /// The stream of a sale's key, open.
 pub(crate) struct OrderStream<'c> {
@@ -25,36 +26,56 @@ impl<'c> OrderStream<'c> {
 
     /// Writes the entries of a command that this primary has decided. If somebody has put later entries into
     /// the stream by hand, ids are moved behind them, and `log` says so to whoever applies it.
-    pub fn write_as_primary(&self, sale: &mut Sale, facts: &mut Facts, log: &mut EffectLog) {
+    pub fn write_as_primary(&self, sale: &mut Sale, facts: &mut Facts, log: &mut EffectLog, words: &mut Words) {
         for at in 0..facts.entries.len() {
-            if self.add(sale, &facts.entries[at]) {
+            if self.add(sale, &facts.entries[at], words) {
                 continue;
             }
             let floor = Effect::StreamFloor { ms: self.key.stream_last_ms() + 1 };
             log.put_first(&floor);
             sale.apply(sale.clock_ms(), &floor, &mut Facts::default());
-            if !self.add(sale, &facts.entries[at]) {
+            if !self.add(sale, &facts.entries[at], words) {
                 facts.inconsistent = Some("the order stream refuses an entry");
             }
         }
     }
 
     /// Writes the entries of effects that were decided elsewhere.
-    pub fn write_as_replica(&self, ctx: Ctx<'_>, sale: &Sale, facts: &Facts) {
+    pub fn write_as_replica(&self, ctx: Ctx<'_>, sale: &Sale, facts: &Facts, words: &mut Words) {
         for entry in &facts.entries {
-            if !self.add(sale, entry) {
+            if !self.add(sale, entry, words) {
                 let text = format!("flashsale: the order stream refuses entry {}: it has a later one", entry.no());
                 ctx.warn(&text);
             }
         }
     }
 
-    fn add(&self, sale: &Sale, entry: &Entry) -> bool {
-        let mut fields = Vec::with_capacity(22);
-        for (name, value) in entry.fields(sale) {
-            fields.push(OwnedString::new(name.as_bytes()));
-            fields.push(OwnedString::new(&value));
+    fn add(&self, sale: &Sale, entry: &Entry, words: &mut Words) -> bool {
+        entry.write_fields(sale, &mut words.values);
+        let made: SmallVec<[Option<OwnedString>; FIELDS]> =
+            words.values.iter().map(|value| (!value.is_empty()).then(|| OwnedString::new(value))).collect();
+        let mut fields: SmallVec<[ServerString<'_>; 2 * FIELDS]> = SmallVec::new();
+        for (name, value) in words.names.iter().zip(&made) {
+            fields.push(name.borrowed());
+            fields.push(value.as_ref().unwrap_or(&words.empty).borrowed());
         }
         self.key.stream_add(entry.stream_id(sale), &fields)
+    }
+}
+
+/// Strings of the server that every entry has.
+pub(crate) struct Words {
+    names: Vec<OwnedString>,
+    empty: OwnedString,
+    values: FieldValues,
+}
+
+impl Words {
+    pub fn new() -> Self {
+        Self {
+            names: FIELD_NAMES.iter().map(|name| OwnedString::new(name.as_bytes())).collect(),
+            empty: OwnedString::new(b""),
+            values: FieldValues::default(),
+        }
     }
 }

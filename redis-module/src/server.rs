@@ -6,6 +6,7 @@
 
 use flashsale_core::protocol::reply::Reply;
 use redis_module::raw;
+use smallvec::SmallVec;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_longlong, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -125,9 +126,9 @@ impl Key<'_> {
     }
 
     /// Adds an entry to the stream in the key, which is open for writing. `false` if the stream has a later one.
-    pub fn stream_add(&self, id: (u64, u64), fields: &[OwnedString]) -> bool {
+    pub fn stream_add(&self, id: (u64, u64), fields: &[ServerString<'_>]) -> bool {
         let mut id = raw::RedisModuleStreamID { ms: id.0, seq: id.1 };
-        let mut pointers: Vec<_> = fields.iter().map(|field| field.raw).collect();
+        let mut pointers: SmallVec<[_; 24]> = fields.iter().map(|field| field.raw).collect();
         let pairs = (fields.len() / 2) as i64;
         // SAFETY: the key is open for writing, and the strings outlive the call, which retains what it keeps.
         let status = unsafe { api!(RedisModule_StreamAdd)(self.raw, 0, &mut id, pointers.as_mut_ptr(), pairs) };

@@ -5,6 +5,7 @@
 
 use crate::expiry::Schedule;
 use crate::ids::IdMaker;
+use crate::order_stream::Words;
 use crate::server;
 use flashsale_core::Facts;
 use flashsale_core::effect::EffectLog;
@@ -14,6 +15,7 @@ use std::cell::RefCell;
 pub(crate) struct State {
     pub log: EffectLog,
     pub facts: Facts,
+    pub words: Words,
     pub ids: IdMaker,
     pub schedule: Schedule,
     /// Keys the hash of ids, drawn at load.
@@ -28,6 +30,7 @@ thread_local! {
     static STATE: RefCell<State> = RefCell::new(State {
         log: EffectLog::default(),
         facts: Facts::default(),
+        words: Words::new(),
         ids: IdMaker::default(),
         schedule: Schedule::default(),
         seed: [0; 2],

@@ -99,7 +99,9 @@ fn dispatch<D: Definition>(ctx: Ctx<'_>, words: &[*mut raw::RedisModuleString]) 
     // SAFETY: the words live until the command returns.
     let string = |raw: *mut raw::RedisModuleString| unsafe { ServerString::from_raw(raw) };
     let words: SmallVec<[&[u8]; 16]> = rest.iter().map(|&word| string(word).bytes()).collect();
-    let called = state::with(|state| D::call(&mut Call { ctx, key_name: string(*key_name), words: &words, state }));
+    let called = state::with(|state| {
+        D::call(&mut Call { ctx, key_name: string(*key_name), words: &words, state, stream: None })
+    });
     match called {
         Ok(()) => {}
         Err(Fault::Words(ParseError::Arity)) => ctx.wrong_arity(),
