@@ -2,13 +2,12 @@
 //! until somebody has mended the cause and replays them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 
 use super::entry::{Entry, EntryId, Fields, Parsed, field, parse};
-use super::link::{command, connect, entries};
+use super::link::{command, entries};
 use super::message::Message;
 use super::names::StreamNames;
 use super::stream::Common;
@@ -60,11 +59,7 @@ pub struct DeadLetters {
 
 impl DeadLetters {
     pub(super) async fn open(common: &Arc<Common>, key: &[u8]) -> RedisResult<Self> {
-        Ok(Self {
-            common: Arc::clone(common),
-            names: StreamNames::of_key(key),
-            connection: connect(&common.client, Duration::ZERO).await?,
-        })
+        Ok(Self { common: Arc::clone(common), names: StreamNames::of_key(key), connection: common.link.get().await?.0 })
     }
 
     /// The oldest letters after `after`, a batch at most; empty at the end.

@@ -1,25 +1,23 @@
 //! Finds sales by a pattern of their keys.
 
-use std::time::Duration;
+use redis::RedisResult;
+use redis::aio::MultiplexedConnection;
 
-use redis::{Client, RedisResult};
-
-use super::link::{bytes, command, connect, items, unexpected};
+use super::link::{bytes, command, items, unexpected};
 
 /// The type name of a sale, as `TYPE` answers it.
 const SALE_TYPE: &str = "flashsale";
 
 /// All keys of sales that match, by `SCAN`: only keys of the module's own type, so that no stream of anybody else is
 /// ever read or trimmed.
-pub async fn discover(client: &Client, pattern: &str) -> RedisResult<Vec<Vec<u8>>> {
-    let mut connection = connect(client, Duration::ZERO).await?;
+pub async fn discover(connection: &mut MultiplexedConnection, pattern: &str) -> RedisResult<Vec<Vec<u8>>> {
     let mut cursor = b"0".to_vec();
     let mut found = Vec::new();
     loop {
         let mut scan = command(&["SCAN"]);
         scan.arg(&cursor).arg("MATCH").arg(pattern);
         scan.arg("COUNT").arg(1_000).arg("TYPE").arg(SALE_TYPE);
-        let mut answer = items(scan.query_async(&mut connection).await?)?.into_iter();
+        let mut answer = items(scan.query_async(connection).await?)?.into_iter();
         let next = answer.next().and_then(bytes);
         cursor = next.ok_or_else(|| unexpected("SCAN answers a cursor"))?;
         let keys = items(answer.next().unwrap_or_default())?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResult, Value};
+use tokio::sync::Mutex;
 
 use super::entry::{Entry, EntryId};
 
@@ -17,6 +18,46 @@ pub async fn connect(client: &Client, longest_block: Duration) -> RedisResult<Mu
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         .set_response_timeout(Some(COMMAND_TIMEOUT + longest_block));
     client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// The one connection that all streams of a relay use for commands that do not block.
+pub struct SharedLink {
+    client: Client,
+    live: Mutex<Live>,
+}
+
+#[derive(Default)]
+struct Live {
+    connection: Option<MultiplexedConnection>,
+    /// Counts connections: a late complaint about an old one does no harm to its successor.
+    generation: u64,
+}
+
+impl SharedLink {
+    /// Connects when it is first used.
+    pub fn new(client: Client) -> Self {
+        Self { client, live: Mutex::default() }
+    }
+
+    /// The connection, and by which number to complain about it.
+    pub async fn get(&self) -> RedisResult<(MultiplexedConnection, u64)> {
+        let mut live = self.live.lock().await;
+        if let Some(connection) = &live.connection {
+            return Ok((connection.clone(), live.generation));
+        }
+        let connection = connect(&self.client, Duration::ZERO).await?;
+        live.generation += 1;
+        live.connection = Some(connection.clone());
+        Ok((connection, live.generation))
+    }
+
+    /// Something failed on the connection of this number: the next one who asks gets a new one.
+    pub async fn complain(&self, generation: u64) {
+        let mut live = self.live.lock().await;
+        if live.generation == generation {
+            live.connection = None;
+        }
+    }
 }
 
 /// A command of several words.

@@ -45,6 +45,7 @@ use crate::config::{Config, millis};
 use self::config::RelayConfig;
 use self::courier::Courier;
 use self::discover::discover;
+use self::link::SharedLink;
 use self::stream::{Common, Stream};
 use self::webhook::Webhook;
 
@@ -95,6 +96,7 @@ impl Relay {
         let consumer = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         Ok(Self {
             common: Arc::new(Common {
+                link: SharedLink::new(settings.client.clone()),
                 client: settings.client,
                 courier: Arc::new(courier),
                 safety: settings.safety,
@@ -112,7 +114,7 @@ impl Relay {
         let config = &self.common.config;
         let mut keys: Vec<_> = config.sales.iter().map(|key| key.clone().into_bytes()).collect();
         if !config.pattern.is_empty() {
-            keys.extend(discover(&self.common.client, &config.pattern).await?);
+            keys.extend(self.found().await?);
         }
         keys.sort();
         keys.dedup();
@@ -136,7 +138,11 @@ impl Relay {
         }
         let interval = Duration::from_millis(self.common.config.discover_ms);
         while !self.common.config.pattern.is_empty() {
-            for key in self.found().await {
+            let found = self.found().await.unwrap_or_else(|error| {
+                log::debug!("cannot look for sales: {error}");
+                Vec::new()
+            });
+            for key in found {
                 self.launch(&key, true, &mut fleet, &shutdown);
             }
             tokio::select! {
@@ -150,7 +156,8 @@ impl Relay {
     fn launch(&self, key: &[u8], found: bool, fleet: &mut Fleet, shutdown: &watch::Receiver<bool>) {
         // Those that have ended are reaped here, so that they do not pile up.
         while fleet.tasks.try_join_next().is_some() {}
-        if fleet.by_key.get(key).is_some_and(|task| !task.is_finished()) {
+        fleet.by_key.retain(|_, task| !task.is_finished());
+        if fleet.by_key.contains_key(key) {
             return;
         }
         let stream = Stream::new(Arc::clone(&self.common), StreamNames::of_key(key));
@@ -158,13 +165,14 @@ impl Relay {
         fleet.by_key.insert(key.to_vec(), task);
     }
 
-    /// The keys of sales that match the pattern now; none while Redis is away.
-    async fn found(&self) -> Vec<Vec<u8>> {
-        let found = discover(&self.common.client, &self.common.config.pattern).await;
-        found.unwrap_or_else(|error| {
-            log::debug!("cannot look for sales: {error}");
-            Vec::new()
-        })
+    /// The keys of sales that match the pattern now.
+    async fn found(&self) -> RedisResult<Vec<Vec<u8>>> {
+        let (mut connection, generation) = self.common.link.get().await?;
+        let found = discover(&mut connection, &self.common.config.pattern).await;
+        if found.is_err() {
+            self.common.link.complain(generation).await;
+        }
+        found
     }
 }
 

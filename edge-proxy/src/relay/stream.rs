@@ -18,7 +18,7 @@ use super::dispatch::Dispatcher;
 use super::keeper::Keeper;
 use super::lease::Lease;
 use super::ledger::Ledger;
-use super::link::{COMMAND_TIMEOUT, command, connect};
+use super::link::{COMMAND_TIMEOUT, SharedLink, command, connect};
 use super::metrics::StreamMetrics;
 use super::names::StreamNames;
 use super::reader::{BLOCK, InFlight, Reader};
@@ -32,6 +32,7 @@ const CONNECT_AGAIN: Duration = Duration::from_millis(500);
 /// What the streams of one relay have in common.
 pub struct Common {
     pub client: Client,
+    pub link: SharedLink,
     pub config: RelayConfig,
     pub safety: Safety,
     pub courier: Arc<Courier>,
@@ -70,12 +71,13 @@ impl Stream {
     pub async fn run(self, ends_with_sale: bool, mut shutdown: watch::Receiver<bool>) {
         let mut trouble = false;
         loop {
-            let end = match self.session(shutdown.clone()).await {
-                Ok(end) => end,
-                Err(error) if is_missing(&error) => End::NoStream,
-                Err(error) => End::Failed(error),
-            };
+            let end = self.connected_session(shutdown.clone()).await;
             self.metrics.owner.set(0);
+            if matches!(end, End::NotOwner | End::NoSale) {
+                // Another relay measures it, or there is nothing to measure.
+                self.metrics.lag_entries.set(0);
+                self.metrics.lag_seconds.set(0.0);
+            }
             let failed = matches!(end, End::Failed(_) | End::Panicked);
             let pause = match end {
                 End::Shutdown => return,
@@ -98,8 +100,26 @@ impl Stream {
         }
     }
 
-    async fn session(&self, mut shutdown: watch::Receiver<bool>) -> RedisResult<End> {
-        let mut control = connect(&self.common.client, Duration::ZERO).await?;
+    async fn connected_session(&self, shutdown: watch::Receiver<bool>) -> End {
+        let (control, generation) = match self.common.link.get().await {
+            Ok(connected) => connected,
+            Err(error) => return End::Failed(error),
+        };
+        match self.session(control, shutdown).await {
+            Ok(end) => end,
+            Err(error) if is_missing(&error) => End::NoStream,
+            Err(error) => {
+                self.common.link.complain(generation).await;
+                End::Failed(error)
+            }
+        }
+    }
+
+    async fn session(
+        &self,
+        mut control: MultiplexedConnection,
+        mut shutdown: watch::Receiver<bool>,
+    ) -> RedisResult<End> {
         if !self.has_group(&mut control).await? {
             let sale: bool = command(&["EXISTS"]).arg(&self.names.key).query_async(&mut control).await?;
             return Ok(if sale { End::NoStream } else { End::NoSale });
