@@ -217,9 +217,19 @@ impl Known {
         });
     }
 
-    /// This edge has changed the sale itself: the next one to ask looks again.
-    pub fn changed(&self, key: &[u8]) {
+    /// This edge has given units back: the next one to ask looks again.
+    pub fn released(&self, key: &[u8]) {
         if let Some(watched) = self.sales.get(key) {
+            watched.outdated.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// This edge has turned a hold into an order. Only where nothing is available does that change what a
+    /// reservation is told: "all held" becomes "sold out".
+    pub fn confirmed(&self, key: &[u8]) {
+        if let Some(watched) = self.sales.get(key)
+            && watched.picture.load().as_ref().is_some_and(|picture| picture.is_scarce())
+        {
             watched.outdated.store(true, Ordering::Relaxed);
         }
     }
@@ -229,16 +239,6 @@ impl Known {
         for (_, watched) in &self.sales {
             watched.outdated.store(true, Ordering::Relaxed);
         }
-    }
-
-    /// The sale may have been created just now: `FLASH.CREATE` by somebody else is not announced.
-    pub fn forget_unknown(&self, key: &[u8]) {
-        self.unknown.invalidate(key);
-    }
-
-    /// Keys of the sales that somebody has asked for lately.
-    pub fn keys(&self) -> Vec<Bytes> {
-        self.sales.iter().map(|(key, _)| Bytes::clone(&key)).collect()
     }
 
     /// Refuses `items` if the picture says that reserving them is in vain.

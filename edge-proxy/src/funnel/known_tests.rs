@@ -116,7 +116,7 @@ async fn what_this_edge_does_itself_it_sees_at_once() {
     check(&known, "/flash/1/holds?sku=S").await.unwrap_err();
     shelf.sold_out.store(false, Ordering::Relaxed);
     check(&known, "/flash/1/holds?sku=S").await.unwrap_err();
-    known.changed(b"sale:1");
+    known.released(b"sale:1");
     check(&known, "/flash/1/holds?sku=S").await.unwrap();
 }
 

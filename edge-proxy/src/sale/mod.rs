@@ -154,7 +154,7 @@ impl Counter {
             meta: order.input.meta.clone(),
         };
         let called = self.call(&order, &command).await?;
-        self.promise(called)
+        self.promise(&order.key, called)
     }
 
     async fn confirm(&self, order: Order) -> Result<Reply, Refusal> {
@@ -165,11 +165,14 @@ impl Counter {
             meta: order.input.meta.clone(),
         };
         let called = self.call(&order, &command).await?;
-        self.promise(called)
+        self.promise(&order.key, called)
     }
 
     /// An order is only told when it is safe.
-    fn promise(&self, called: Called) -> Result<Reply, Refusal> {
+    fn promise(&self, key: &[u8], called: Called) -> Result<Reply, Refusal> {
+        if matches!(called.answer, Answer::Confirmed { .. }) {
+            self.known.confirmed(key);
+        }
         match &called.answer {
             Answer::Confirmed { id, order_no } if called.safe => Ok(ordered(id, *order_no)),
             Answer::Confirmed { id, .. } => Err(refusals::not_safe_yet(id)),
@@ -194,7 +197,7 @@ impl Counter {
         let called = self.call(order, &Command::Release { id }).await?;
         match &called.answer {
             Answer::Released => {
-                self.known.changed(&order.key);
+                self.known.released(&order.key);
                 Ok(Reply::no_content("released"))
             }
             ended => Err(self.refusals.of_answer(ended)),

@@ -52,6 +52,16 @@ impl State {
     }
 }
 
+/// What there is of a SKU.
+enum Holding {
+    /// Units to be had.
+    Some,
+    /// Only units held by others.
+    OnlyHeld,
+    /// Nothing that could ever be had, unless it is stocked again.
+    Nothing,
+}
+
 /// How many units of a SKU there are, as buyers are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Supply {
@@ -132,35 +142,45 @@ impl Picture {
     fn refuse_item(&self, item: &Item, now_ms: u64, refuse_all_held: bool) -> Option<Answer> {
         // An unknown SKU may have been stocked since.
         let picture = self.skus.get(&item.sku)?;
-        if self.available(picture) {
-            return None;
-        }
         let sku = item.sku.clone();
-        let counters = &picture.counters;
-        if counters.held == 0 && counters.available == 0 {
-            return Some(Answer::SoldOut { sku });
+        match self.holding(picture) {
+            Holding::Some => None,
+            Holding::Nothing => Some(Answer::SoldOut { sku }),
+            Holding::OnlyHeld => {
+                let next_ms = self.sale.next_deadline_ms;
+                // Once a hold may have expired, units may be free.
+                let somebody_may_have_lost = next_ms > 0 && next_ms <= now_ms;
+                (refuse_all_held && !somebody_may_have_lost).then_some(Answer::AllHeld { sku, next_ms })
+            }
         }
-        let next_ms = self.sale.next_deadline_ms;
-        // Once a hold may have expired, units may be free.
-        let somebody_may_have_lost = next_ms > 0 && next_ms <= now_ms;
-        (refuse_all_held && !somebody_may_have_lost).then_some(Answer::AllHeld { sku, next_ms })
     }
 
-    /// Whether there are units: by the picture or by the news, whichever is later.
-    fn available(&self, picture: &SkuPicture) -> bool {
+    /// What there is of a SKU: by the picture or by the news, whichever is later. The channel says `soldout`
+    /// when neither available nor held units are left, and `available` when the first comes back.
+    fn holding(&self, picture: &SkuPicture) -> Holding {
         match picture.news {
-            Some(news) if news.heard_at > self.asked_at => news.available,
-            _ => picture.counters.available > 0,
+            Some(news) if news.heard_at > self.asked_at && news.available => Holding::Some,
+            Some(news) if news.heard_at > self.asked_at => Holding::Nothing,
+            _ => match (picture.counters.available, picture.counters.held) {
+                (0, 0) => Holding::Nothing,
+                (0, _) => Holding::OnlyHeld,
+                _ => Holding::Some,
+            },
         }
+    }
+
+    /// Whether of some SKU nothing is available, so that what becomes of the holds changes the answer.
+    pub fn is_scarce(&self) -> bool {
+        self.skus.values().any(|picture| picture.counters.available == 0)
     }
 
     /// What buyers are told of each SKU.
     pub fn supplies(&self, few_at: u64) -> impl Iterator<Item = (&Bytes, Supply)> {
         self.skus.iter().map(move |(sku, picture)| {
-            let supply = match (self.available(picture), picture.counters.available) {
-                (false, _) => Supply::None,
-                (true, units) if units <= few_at => Supply::Few,
-                (true, _) => Supply::Many,
+            let supply = match (self.holding(picture), picture.counters.available) {
+                (Holding::Nothing | Holding::OnlyHeld, _) => Supply::None,
+                (Holding::Some, units) if units <= few_at => Supply::Few,
+                (Holding::Some, _) => Supply::Many,
             };
             (sku, supply)
         })
