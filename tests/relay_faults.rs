@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use flashsale_tests::{AppendFsync, Proxy, RedisServer, Server, wait_until};
 
-use crate::relay_setup::{DemoShop, PATIENCE, Relay, SECRET, assert_each_once_in_order, left_over, place_orders};
+use crate::relay_setup::{
+    DemoShop, PATIENCE, Relay, SECRET, assert_each_once_in_order, left_over, place, place_orders,
+};
 
 const STREAM: &str = "{sale:1}:orders";
 
@@ -135,6 +137,23 @@ fn redis_killed_in_mid_flight_loses_no_order() {
     shop.wait_for_orders(1_000);
     assert_each_once_in_order(&shop.orders(), "sale:1", 1_000);
     wait_until("the stream is trimmed", PATIENCE, || left_over(&mut redis.client(), STREAM) == (0, 0));
+}
+
+#[test]
+fn a_server_out_of_memory_is_drained() {
+    let redis = redis();
+    let shop = DemoShop::start(&["--refuse-buyer", "eve"]);
+    let mut client = redis.client();
+    place_orders(&mut client, 1, 300);
+    place(&mut client, STREAM, &[("no", "301"), ("buyer", "eve")]);
+    client.ok(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert!(client.call(&["SET", "more", "1"]).error().starts_with("OOM"));
+    let _relay = Relay::start(&redis, &shop.webhook());
+    shop.wait_for_orders(300);
+    assert_each_once_in_order(&shop.orders(), "sale:1", 300);
+    wait_until("the stream is trimmed", PATIENCE, || {
+        client.line("XLEN {sale:1}:orders:dead").integer() == 1 && left_over(&mut client, STREAM) == (0, 0)
+    });
 }
 
 #[test]

@@ -11,15 +11,18 @@ use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 
-use super::link::command;
+use super::link::{command, script};
 
 /// Takes or renews the lease unless somebody else has it. A write in either case, so that a `WAIT` on the same
 /// connection covers everything that was written before it.
-const TAKE: &str = "local owner = redis.call('GET', KEYS[1]) \
+const TAKE: &str = script!(
+    "local owner = redis.call('GET', KEYS[1]) \
     if owner and owner ~= ARGV[1] then return 0 end \
-    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1";
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) return 1"
+);
 
-const GIVE_BACK: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+const GIVE_BACK: &str =
+    script!("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0");
 
 /// One relay's claim to one stream.
 pub struct Lease {

@@ -7,13 +7,19 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use redis::RedisResult;
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, pipe};
 use tokio::sync::Notify;
 
 use super::entry::{Entry, EntryId};
-use super::link::command;
+use super::link::{command, script};
 use super::names::StreamNames;
+
+/// One that is buried already (the answer was lost, and it is tried again) is not buried twice.
+const BURY: &str = script!(
+    "if redis.call('XACK', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end \
+    redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3)) return 1"
+);
 
 /// Most entries settled in one command.
 const BATCH: usize = 128;
@@ -110,19 +116,16 @@ async fn bury(
     group: &str,
     connection: &mut MultiplexedConnection,
 ) -> RedisResult<()> {
-    let mut add = command(&["XADD"]);
-    add.arg(&names.dead).arg("*");
-    for (name, value) in &entry.fields {
-        add.arg(name).arg(value);
-    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    add.arg("dead_entry").arg(entry.id.to_string());
-    add.arg("dead_reason").arg(reason);
-    add.arg("dead_tries").arg(tries);
-    add.arg("dead_at").arg(now.as_millis() as u64);
-    let mut acknowledge = command(&["XACK"]);
-    acknowledge.arg(&names.orders).arg(group).arg(entry.id.to_string());
-    let mut both = pipe();
-    both.atomic().add_command(add).add_command(acknowledge);
-    both.exec_async(connection).await
+    let mut bury = command(&["EVAL", BURY, "2"]);
+    bury.arg(&names.orders).arg(&names.dead);
+    bury.arg(group).arg(entry.id.to_string());
+    for (name, value) in &entry.fields {
+        bury.arg(name).arg(value);
+    }
+    bury.arg("dead_entry").arg(entry.id.to_string());
+    bury.arg("dead_reason").arg(reason);
+    bury.arg("dead_tries").arg(tries);
+    bury.arg("dead_at").arg(now.as_millis() as u64);
+    bury.exec_async(connection).await
 }

@@ -60,6 +60,15 @@ impl SharedLink {
     }
 }
 
+/// Begins every script of the relay: it runs also when the server is out of memory, for draining and trimming
+/// streams is how memory comes back.
+macro_rules! script {
+    ($text:literal) => {
+        concat!("#!lua flags=allow-oom\n", $text)
+    };
+}
+pub(crate) use script;
+
 /// A command of several words.
 pub fn command(words: &[&str]) -> Cmd {
     let mut command = Cmd::new();

@@ -18,7 +18,7 @@ use super::dispatch::Dispatcher;
 use super::keeper::Keeper;
 use super::lease::Lease;
 use super::ledger::Ledger;
-use super::link::{COMMAND_TIMEOUT, SharedLink, command, connect};
+use super::link::{COMMAND_TIMEOUT, SharedLink, command, connect, script};
 use super::metrics::StreamMetrics;
 use super::names::StreamNames;
 use super::reader::{BLOCK, InFlight, Reader};
@@ -28,6 +28,8 @@ use super::safety::Safety;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How long to wait before connecting again.
 const CONNECT_AGAIN: Duration = Duration::from_millis(500);
+
+const MAKE_GROUP: &str = script!("return redis.pcall('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0')");
 
 /// What the streams of one relay have in common.
 pub struct Common {
@@ -170,8 +172,8 @@ impl Stream {
         if !stream {
             return Ok(false);
         }
-        let mut create = command(&["XGROUP", "CREATE"]);
-        create.arg(&self.names.orders).arg(&self.common.config.group).arg("0");
+        let mut create = command(&["EVAL", MAKE_GROUP, "1"]);
+        create.arg(&self.names.orders).arg(&self.common.config.group);
         match create.exec_async(control).await {
             Err(error) if error.code() != Some("BUSYGROUP") => Err(error),
             _ => Ok(true),
