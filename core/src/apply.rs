@@ -176,6 +176,7 @@ impl Sale {
         }
         if part.is_some() {
             self.extra(slot).confirmed_from = Some(held.as_slice().into());
+            facts.freed_rest = true;
         }
         if part.is_some() || reference.is_some() {
             self.holds.rewrite(slot, &sold, reference);

@@ -119,6 +119,8 @@ pub struct Facts {
     pub sku_changes: Vec<SkuChange>,
     /// For keyspace notifications: what happened, each kind once.
     pub kinds: SmallVec<[EntryKind; 2]>,
+    /// A partial CONFIRM has freed the rest of its hold.
+    pub(crate) freed_rest: bool,
     /// An effect did not fit the state, and was left out. Replicas that see this have diverged.
     pub inconsistent: Option<&'static str>,
 }
@@ -129,7 +131,15 @@ impl Facts {
         self.entries.clear();
         self.sku_changes.clear();
         self.kinds.clear();
+        self.freed_rest = false;
         self.inconsistent = None;
+    }
+
+    /// Whether a request that was refused before may now end otherwise: units have become available, or
+    /// (where nothing else has happened) the settings have changed.
+    pub fn may_help_waiters(&self) -> bool {
+        let takes = |kind: &EntryKind| matches!(kind, EntryKind::Held | EntryKind::Confirmed | EntryKind::Granted);
+        self.freed_rest || !self.kinds.iter().all(takes) || self.kinds.is_empty()
     }
 }
 

@@ -36,6 +36,20 @@ impl From<Misuse> for Fault {
     }
 }
 
+/// Whether the client of a command would wait for units that others hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    Never,
+    Possible,
+}
+
+/// Whether a reply has been written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answered {
+    Yes,
+    NotYet,
+}
+
 /// One call of one command.
 pub(crate) struct Call<'c, 's> {
     pub ctx: Ctx<'c>,
@@ -61,42 +75,59 @@ enum StreamUse {
 impl<'c> Call<'c, '_> {
     /// Carries out a command on the sale in the key, and answers.
     pub fn run(&mut self, command: &Command<'c>) -> Result<(), Fault> {
-        self.run_all(std::slice::from_ref(command), false)
+        self.run_as(command, Waiting::Never).map(|_| ())
     }
 
-    /// Carries out commands as one step; with `as_array` the answer is an array of their answers.
-    pub fn run_all(&mut self, commands: &[Command<'c>], as_array: bool) -> Result<(), Fault> {
+    /// Carries out a command. With [`Waiting::Possible`] it stays unanswered if waiting may help.
+    pub fn run_as(&mut self, command: &Command<'c>, waiting: Waiting) -> Result<Answered, Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Write);
         let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
-        let now_ms = value.sale()?.now(self.state.now());
-        self.state.log.start(now_ms);
-        self.state.facts.clear();
-        if as_array {
-            let mut ctx = self.ctx;
-            reply::Reply::array(&mut ctx, commands.len());
-        }
-        let mut refused = None;
+        let now_ms = self.start(value)?;
+        let answered = self.step(value, command, now_ms, waiting);
+        finish(self.ctx, self.state, self.key_name, value, self.stream.take());
+        answered
+    }
+
+    /// Carries out commands as one step; the answer is an array of their answers.
+    pub fn run_all(&mut self, commands: &[Command<'c>]) -> Result<(), Fault> {
+        let mut key = self.ctx.open(self.key_name, Access::Write);
+        let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        let now_ms = self.start(value)?;
+        reply::Reply::array(&mut self.ctx, commands.len());
         for command in commands {
-            match self.step(value, command, now_ms, as_array) {
-                Ok(()) => {}
-                Err(fault) if as_array => self.ctx.error(&fault.text()),
-                Err(fault) => refused = Some(fault),
+            if let Err(fault) = self.step(value, command, now_ms, Waiting::Never) {
+                self.ctx.error(&fault.text());
             }
         }
         finish(self.ctx, self.state, self.key_name, value, self.stream.take());
-        refused.map_or(Ok(()), Err)
+        Ok(())
     }
 
-    fn step(&mut self, value: &mut Value, command: &Command<'c>, now_ms: u64, as_array: bool) -> Result<(), Fault> {
+    /// Starts the log of a step, and tells its time.
+    fn start(&mut self, value: &Value) -> Result<u64, Fault> {
+        let now_ms = value.sale()?.now(self.state.now());
+        self.state.log.start(now_ms);
+        self.state.facts.clear();
+        Ok(now_ms)
+    }
+
+    fn step(
+        &mut self,
+        value: &mut Value,
+        command: &Command<'c>,
+        now_ms: u64,
+        waiting: Waiting,
+    ) -> Result<Answered, Fault> {
         let fresh_id = if wants_id(command) { self.state.ids.next(value.sale()?) } else { Vec::new() };
         let backlog = self.backlog(value, command)?;
         let situation = Situation { now_ms, fresh_id: &fresh_id, backlog, elsewhere: true };
         let (sale, state) = (value.sale_mut()?, &mut *self.state);
         let outcome = sale.run(command, &situation, &mut state.log, &mut state.facts)?;
-        let mut ctx = self.ctx;
-        debug_assert!(!as_array || !matches!(outcome, Outcome::Ok));
-        reply::outcome(&mut ctx, &outcome, self.key_name.bytes());
-        Ok(())
+        if waiting == Waiting::Possible && matches!(outcome, Outcome::AllHeld { .. } | Outcome::Empty { .. }) {
+            return Ok(Answered::NotYet);
+        }
+        reply::outcome(&mut self.ctx, &outcome, self.key_name.bytes());
+        Ok(Answered::Yes)
     }
 
     /// Makes sure that entries can be written, and tells an upper bound of the stream's length.
@@ -193,6 +224,9 @@ pub(crate) fn finish<'c>(
         ctx.signal_modified(key_name);
         if let Ok(sale) = value.sale() {
             news::tell(ctx, key_name, sale, &state.facts);
+        }
+        if state.facts.may_help_waiters() {
+            state.waiters.wake(ctx, key_name);
         }
         warn_if_inconsistent(ctx, state, key_name);
     }

@@ -6,10 +6,12 @@
 //! - `commands/` has one file per command, its metadata beside it;
 //! - [`execute`] takes a command through the sale: treat what is due, decide, apply, replicate, tell, answer;
 //! - [`data_type`] is the native type: persistence, digest, memory;
+//! - [`blocking`] lets clients wait for units that others hold;
 //! - [`order_stream`], [`news`], [`expiry`] are what happens beside a reply;
 //! - [`server`] is the server's API, and with [`allocator`] the place of nearly all `unsafe`.
 
 mod allocator;
+mod blocking;
 mod commands;
 mod data_type;
 mod execute;

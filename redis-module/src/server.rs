@@ -41,6 +41,10 @@ impl<'c> ServerString<'c> {
         Self { raw, _callback: PhantomData }
     }
 
+    pub fn raw(self) -> *mut raw::RedisModuleString {
+        self.raw
+    }
+
     pub fn bytes(self) -> &'c [u8] {
         let mut len = 0;
         // SAFETY: the string lives for 'c, and the server does not change it meanwhile.
@@ -189,6 +193,13 @@ impl Flags {
         self.has(raw::REDISMODULE_CTX_FLAGS_LOADING)
     }
 
+    /// Whether the client cannot be made to wait: it is in a transaction or a script, or says so itself.
+    pub fn denies_waiting(self) -> bool {
+        self.has(raw::REDISMODULE_CTX_FLAGS_DENY_BLOCKING)
+            || self.has(raw::REDISMODULE_CTX_FLAGS_MULTI)
+            || self.has(raw::REDISMODULE_CTX_FLAGS_LUA)
+    }
+
     /// Whether the command comes from the primary or the append-only file, not from a client.
     pub fn is_replayed(self) -> bool {
         self.has(raw::REDISMODULE_CTX_FLAGS_REPLICATED) || self.is_loading()
@@ -255,6 +266,12 @@ impl<'c> Ctx<'c> {
     pub fn signal_modified(self, key: ServerString<'_>) {
         // SAFETY: context and name are alive.
         unsafe { api!(RedisModule_SignalModifiedKey)(self.raw, key.raw) };
+    }
+
+    /// Has clients that wait on the key tried again.
+    pub fn signal_ready(self, key: ServerString<'_>) {
+        // SAFETY: context and name are alive.
+        unsafe { api!(RedisModule_SignalKeyAsReady)(self.raw, key.raw) };
     }
 
     pub fn notify(self, event: &CStr, key: ServerString<'_>) {

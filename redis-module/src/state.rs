@@ -3,6 +3,7 @@
 //! All of it belongs to the server's main thread, and so to a thread local: `free` may run elsewhere and
 //! touches none of it.
 
+use crate::blocking::Waiters;
 use crate::expiry::Schedule;
 use crate::ids::IdMaker;
 use crate::order_stream::Words;
@@ -18,6 +19,7 @@ pub(crate) struct State {
     pub words: Words,
     pub ids: IdMaker,
     pub schedule: Schedule,
+    pub waiters: Waiters,
     /// Keys the hash of ids, drawn at load.
     pub seed: [u64; 2],
     /// The latest time seen: the clock never runs backwards.
@@ -33,6 +35,7 @@ thread_local! {
         words: Words::new(),
         ids: IdMaker::default(),
         schedule: Schedule::default(),
+        waiters: Waiters::default(),
         seed: [0; 2],
         now_ms: 0,
         data_type: std::ptr::null_mut(),

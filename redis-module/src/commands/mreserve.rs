@@ -31,6 +31,6 @@ impl Definition for Mreserve {
 
     fn call(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         let holds: Vec<_> = args::mreserve(call.words)?.into_iter().map(Command::Reserve).collect();
-        call.run_all(&holds, true)
+        call.run_all(&holds)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::metadata::ITEMS;
 use super::{Access, Arg, Definition, Metadata};
+use crate::blocking;
 use crate::execute::{Call, Fault};
 use flashsale_core::Command;
 use flashsale_core::protocol::args;
@@ -32,6 +33,10 @@ impl Definition for Reserve {
 
     fn call(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         let parsed = args::reserve(call.words)?;
-        call.run(&Command::Reserve(parsed.reserve))
+        let command = Command::Reserve(parsed.reserve);
+        match parsed.block_ms {
+            Some(ms) if !call.ctx.flags().denies_waiting() => blocking::run_or_wait(call, &command, ms),
+            _ => call.run(&command),
+        }
     }
 }
