@@ -130,7 +130,7 @@ const LOG_VERSION: u8 = 1;
 const FEW_EFFECTS: usize = 4;
 /// ... and beyond that one for each hold, which takes more bytes than this. So a log of tiny effects cannot
 /// take a multiple of its bytes in memory.
-const BYTES_PER_EFFECT: usize = 8;
+const BYTES_PER_EFFECT: usize = 16;
 
 /// Effects of one command, to be replicated.
 #[derive(Clone, Debug, Default)]

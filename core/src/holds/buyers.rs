@@ -30,8 +30,54 @@ struct Buyer {
 #[derive(Debug, Default)]
 pub(crate) struct Buyers {
     index: Index,
-    records: Vec<Buyer>,
+    records: Records,
+}
+
+/// Records in chunks: one long list would be copied whole when it grows.
+#[derive(Debug, Default)]
+struct Records {
+    chunks: Vec<Vec<Buyer>>,
     free: Vec<u32>,
+}
+
+const CHUNK_RECORDS: usize = 64;
+
+impl Records {
+    fn get(&self, record: u32) -> &Buyer {
+        &self.chunks[record as usize / CHUNK_RECORDS][record as usize % CHUNK_RECORDS]
+    }
+
+    fn get_mut(&mut self, record: u32) -> &mut Buyer {
+        &mut self.chunks[record as usize / CHUNK_RECORDS][record as usize % CHUNK_RECORDS]
+    }
+
+    fn insert(&mut self, buyer: Buyer) -> u32 {
+        if let Some(record) = self.free.pop() {
+            *self.get_mut(record) = buyer;
+            return record;
+        }
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK_RECORDS) {
+            self.chunks.push(Vec::new());
+        }
+        let last = self.chunks.len() - 1;
+        self.chunks[last].push(buyer);
+        (last * CHUNK_RECORDS + self.chunks[last].len() - 1) as u32
+    }
+
+    fn remove(&mut self, record: u32) {
+        *self.get_mut(record) = Buyer::default();
+        self.free.push(record);
+    }
+
+    fn heap_bytes(&self) -> usize {
+        const BYTES_PER_NODE: usize = 24;
+        let per_buyer = |buyer: &Buyer| buyer.name.len() + (buyer.by_sku.len() + buyer.live.len()) * BYTES_PER_NODE;
+        let records = self.chunks.iter().map(|chunk| chunk.capacity() * size_of::<Buyer>());
+        records.sum::<usize>()
+            + self.chunks.iter().flatten().map(per_buyer).sum::<usize>()
+            + self.chunks.capacity() * size_of::<Vec<Buyer>>()
+            + self.free.capacity() * 4
+    }
 }
 
 /// Items of an order that have not been returned.
@@ -102,7 +148,7 @@ impl Buyers {
     fn name_of<'a>(&'a self, store: &'a HoldStore, entry: u32) -> &'a [u8] {
         match entry & RECORD_BIT {
             0 => store.buyer(entry),
-            _ => &self.records[(entry & !RECORD_BIT) as usize].name,
+            _ => &self.records.get(entry & !RECORD_BIT).name,
         }
     }
 
@@ -129,7 +175,7 @@ impl Buyers {
                 }
             }
             Some(entry) => {
-                let buyer = &self.records[(entry & !RECORD_BIT) as usize];
+                let buyer = self.records.get(entry & !RECORD_BIT);
                 usage.total = buyer.total;
                 usage.holds = buyer.live.len() as u64;
                 usage.by_sku = skus.map(|sku| (sku, buyer.by_sku.get(&sku).copied().unwrap_or_default())).collect();
@@ -150,7 +196,7 @@ impl Buyers {
                 if record.is_due(now_ms) { vec![slot] } else { Vec::new() }
             }
             Some(entry) => {
-                let buyer = &self.records[(entry & !RECORD_BIT) as usize];
+                let buyer = self.records.get(entry & !RECORD_BIT);
                 buyer.live.range(..=(now_ms, u32::MAX)).take(most).map(|&(_, slot)| slot).collect()
             }
         }
@@ -165,21 +211,12 @@ impl Buyers {
                 let mut buyer = Buyer { name: name.into(), ..Buyer::default() };
                 buyer.count(store, extras, entry);
                 buyer.count(store, extras, slot);
-                let record = match self.free.pop() {
-                    Some(record) => {
-                        self.records[record as usize] = buyer;
-                        record
-                    }
-                    None => {
-                        self.records.push(buyer);
-                        self.records.len() as u32 - 1
-                    }
-                };
+                let record = self.records.insert(buyer);
                 if let Some(found) = self.index.find_mut(store.hash(name), |candidate| candidate == entry) {
                     *found = record | RECORD_BIT;
                 }
             }
-            Some(entry) => self.records[(entry & !RECORD_BIT) as usize].count(store, extras, slot),
+            Some(entry) => self.records.get_mut(entry & !RECORD_BIT).count(store, extras, slot),
         }
     }
 
@@ -223,30 +260,24 @@ impl Buyers {
             return;
         }
         let record = entry & !RECORD_BIT;
-        let buyer = &mut self.records[record as usize];
+        let buyer = self.records.get_mut(record);
         change(buyer);
         if buyer.total == HeldSold::default() {
             self.remove_entry(store, name, entry);
-            self.records[record as usize] = Buyer::default();
-            self.free.push(record);
+            self.records.remove(record);
         }
     }
 
     /// Bytes of heap in use, nearly: trees do not tell.
     pub fn heap_bytes(&self) -> usize {
-        const BYTES_PER_NODE: usize = 24;
-        let per_buyer = |buyer: &Buyer| buyer.name.len() + (buyer.by_sku.len() + buyer.live.len()) * BYTES_PER_NODE;
-        self.index.heap_bytes()
-            + self.records.capacity() * size_of::<Buyer>()
-            + self.records.iter().map(per_buyer).sum::<usize>()
-            + self.free.capacity() * 4
+        self.index.heap_bytes() + self.records.heap_bytes()
     }
 }
 
-fn hash_of(records: &[Buyer], store: &HoldStore, entry: u32) -> u64 {
+fn hash_of(records: &Records, store: &HoldStore, entry: u32) -> u64 {
     match entry & RECORD_BIT {
         0 => store.hash(store.buyer(entry)),
-        _ => store.hash(&records[(entry & !RECORD_BIT) as usize].name),
+        _ => store.hash(&records.get(entry & !RECORD_BIT).name),
     }
 }
 

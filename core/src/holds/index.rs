@@ -6,6 +6,10 @@
 
 use hashbrown::HashTable;
 
+/// Groups at first, and so always this times a power of two. Tables have powers of two as well, so the choice
+/// says at which numbers they are full: with 5 it is a million, its halves and its doubles (195 slots of 224);
+/// with 1 they would just have grown there, and a hold would take 7 bytes more.
+const BASE_GROUPS: usize = 5;
 /// Mean slots per group. A group's table of 256 buckets is full at 224: three deviations above.
 const GROUP_MEAN: usize = 184;
 /// Below this mean the last group is folded back.
@@ -14,7 +18,8 @@ const GROUP_SPARSE: usize = 48;
 #[derive(Debug)]
 pub(crate) struct Index {
     groups: Vec<HashTable<u32>>,
-    /// All groups below `split` are addressed by one more bit than this mask has.
+    /// A group's number is that of its base and these bits of the hash; all groups below `split` are addressed
+    /// by one more bit than this mask has.
     mask: usize,
     split: usize,
     len: usize,
@@ -22,7 +27,7 @@ pub(crate) struct Index {
 
 impl Default for Index {
     fn default() -> Self {
-        Self { groups: vec![HashTable::new()], mask: 0, split: 0, len: 0 }
+        Self { groups: std::iter::repeat_with(HashTable::new).take(BASE_GROUPS).collect(), mask: 0, split: 0, len: 0 }
     }
 }
 
@@ -33,9 +38,11 @@ impl Index {
 
     /// The group bits are taken from the middle of the hash: the table inside uses both ends.
     fn group(&self, hash: u64) -> usize {
-        let bits = (hash >> 24) as usize;
-        let group = bits & self.mask;
-        if group < self.split { bits & (self.mask << 1 | 1) } else { group }
+        const BASE_BITS: u32 = 12;
+        let bits = (hash >> 24) as usize & u32::MAX as usize;
+        let base = ((bits >> (32 - BASE_BITS)) * BASE_GROUPS) >> BASE_BITS;
+        let group = (bits & self.mask) * BASE_GROUPS + base;
+        if group < self.split { (bits & (self.mask << 1 | 1)) * BASE_GROUPS + base } else { group }
     }
 
     pub fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
@@ -68,7 +75,7 @@ impl Index {
         let entry = self.groups[group].find_entry(hash, |&slot| is_it(slot)).ok()?;
         let (slot, _) = entry.remove();
         self.len -= 1;
-        if self.groups.len() > 1 && self.len < self.groups.len() * GROUP_SPARSE {
+        if self.groups.len() > BASE_GROUPS && self.len < self.groups.len() * GROUP_SPARSE {
             self.fold_one(hash_of);
         }
         Some(slot)
@@ -80,7 +87,7 @@ impl Index {
         let old = std::mem::replace(&mut self.groups[self.split], halved());
         self.groups.push(halved());
         self.split += 1;
-        if self.split > self.mask {
+        if self.split == (self.mask + 1) * BASE_GROUPS {
             self.mask = self.mask << 1 | 1;
             self.split = 0;
         }
@@ -95,7 +102,7 @@ impl Index {
         let Some(last) = self.groups.pop() else { return };
         if self.split == 0 {
             self.mask >>= 1;
-            self.split = self.mask + 1;
+            self.split = (self.mask + 1) * BASE_GROUPS;
         }
         self.split -= 1;
         let into = &mut self.groups[self.split];
@@ -133,6 +140,6 @@ mod tests {
             let last = 19_999;
             assert_eq!(index.find(spread(last), |s| s == last).is_some(), slot < last);
         }
-        assert_eq!((index.len(), index.groups.len()), (0, 1), "it folds back");
+        assert_eq!((index.len(), index.groups.len()), (0, BASE_GROUPS), "it folds back");
     }
 }
