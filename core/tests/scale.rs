@@ -1,0 +1,225 @@
+//! Two million holds: what one takes in memory, and that no command does unbounded work.
+//!
+//! Work is counted in bytes allocated and in holds ended, never in time, so that a slow machine changes nothing.
+
+mod counting;
+
+use counting::Counted;
+use flashsale_core::command::{Command, Confirm, Item, Release, Reserve, Stock};
+use flashsale_core::effect::{Effect, EffectLog, read_log};
+use flashsale_core::facts::Facts;
+use flashsale_core::outcome::Outcome;
+use flashsale_core::snapshot::Loader;
+use flashsale_core::{Sale, Settings, Shard, Situation};
+
+#[global_allocator]
+static COUNTING: counting::Allocator = counting::Allocator;
+
+const START_MS: u64 = 1_700_000_000_000;
+const SKU: &[u8] = b"console";
+
+struct Shop {
+    sale: Sale,
+    log: EffectLog,
+    facts: Facts,
+    now_ms: u64,
+}
+
+impl Shop {
+    fn new(stock: u32, settings: Settings) -> Self {
+        let sale = Sale::new(settings, Shard::default(), [7, 8]);
+        let mut shop = Self { sale, log: EffectLog::default(), facts: Facts::default(), now_ms: START_MS };
+        shop.run(&Command::Stock(Stock { sku: SKU, delta: stock.into(), alloc_id: None, limit: None }));
+        shop
+    }
+
+    fn run<'a>(&mut self, command: &Command<'a>) -> Outcome<'a> {
+        let situation = Situation { now_ms: self.now_ms, ..Situation::default() };
+        self.log.start(self.now_ms);
+        self.facts.clear();
+        self.sale.run(command, &situation, &mut self.log, &mut self.facts).expect("a command that is meant")
+    }
+
+    fn reserve(&mut self, id: &str, buyer: &str) -> Outcome<'static> {
+        let items = [Item { sku: SKU, qty: 1 }].into_iter().collect();
+        let reserve = Reserve {
+            id: Some(id.as_bytes()),
+            buyer: buyer.as_bytes(),
+            ttl_ms: None,
+            up_to: false,
+            replace: None,
+            not_after: None,
+            meta: None,
+            items,
+        };
+        match self.run(&Command::Reserve(reserve)) {
+            Outcome::Reserved { .. } => Outcome::Ok,
+            Outcome::SoldOut { .. } => Outcome::SoldOut { sku: SKU.into() },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// How many holds the last command has expired.
+    fn expired(&self) -> usize {
+        let (_, effects) = read_log(self.log.bytes()).expect("a log");
+        let expired = |effect: &Effect<'_>| if let Effect::Expire { ids } = effect { ids.len() } else { 0 };
+        effects.iter().map(expired).sum()
+    }
+}
+
+/// 24 bytes, as most made-up ids have.
+fn id(number: u32) -> String {
+    format!("hold-{number:019}")
+}
+
+fn buyer(number: u32) -> String {
+    format!("buyer-{number:018}")
+}
+
+/// The longest step of a table that grows: less than what a server copies in a tenth of a millisecond.
+const MOST_BYTES_IN_ONE_COMMAND: usize = 1024 * 1024;
+
+#[test]
+fn a_live_hold_takes_at_most_100_bytes_and_no_command_grows_much() {
+    const HOLDS: u32 = 2_000_000;
+    let limited = Settings { limit: 4, ..Settings::default() };
+    let before = counting::live();
+    let mut shop = Shop::new(HOLDS, limited);
+    let mut longest = Counted::default();
+    for number in 0..HOLDS {
+        let (id, buyer) = (id(number), buyer(if number < HOLDS / 2 { number } else { number - HOLDS / 2 }));
+        let counted = counting::during(|| assert_eq!(shop.reserve(&id, &buyer), Outcome::Ok));
+        longest = longest.max(counted);
+        // A million holds in the five minutes that each of them lives.
+        shop.now_ms += u64::from(number % 10 < 1);
+        if number + 1 == HOLDS / 2 {
+            let live = counting::live() - before;
+            let (bytes, told) = (live / (HOLDS as usize / 2), shop.sale.heap_bytes() / (HOLDS as usize / 2));
+            println!("{bytes} bytes a live hold with the allocator's slack, {told} by the sale's own count");
+            assert!(bytes <= 100, "{bytes} bytes a hold");
+            assert!(told * 10 >= bytes * 9 && told * 9 <= bytes * 10, "told {told} of {bytes}");
+        }
+    }
+    println!("one command allocated at most {longest:?}");
+    assert!(longest.bytes <= MOST_BYTES_IN_ONE_COMMAND, "{longest:?}");
+    println!("{} bytes a hold where each buyer has two", (counting::live() - before) / HOLDS as usize);
+}
+
+#[test]
+fn a_million_holds_due_at_once_are_ended_a_few_at_a_time() {
+    const HOLDS: u32 = 1_000_000;
+    /// A command's own needs, and a few more.
+    const MOST_ENDED: usize = 32;
+    const MOST_BYTES: usize = 64 * 1024;
+    let mut shop = Shop::new(HOLDS, Settings { hold_ms: 300_000, ..Settings::default() });
+    for number in 0..HOLDS {
+        shop.reserve(&id(number), &buyer(number));
+    }
+    shop.now_ms += 300_000;
+    let sku = |shop: &Shop| shop.sale.sku_views(shop.now_ms).next().map(|sku| (sku.available, sku.held));
+    assert_eq!(sku(&shop), Some((HOLDS.into(), 0)), "all are seen as expired at once");
+    for number in 0..1_000 {
+        let (fresh_id, known_id, buyer) = (format!("new-{number}"), id(HOLDS / 2 + number), buyer(HOLDS + number));
+        let confirm = Confirm { id: known_id.as_bytes(), reference: None, late: false, items: Default::default() };
+        let release = Release { id: known_id.as_bytes(), reason: None };
+        let withdraw = Stock { sku: SKU, delta: -1, alloc_id: None, limit: None };
+        let extend = Command::Extend { id: known_id.as_bytes(), ms: 1_000 };
+        let steps = [Command::Confirm(confirm), Command::Release(release), extend, Command::Stock(withdraw)];
+        let counted = counting::during(|| assert_eq!(shop.reserve(&fresh_id, &buyer), Outcome::Ok));
+        assert!(shop.expired() <= MOST_ENDED && counted.bytes <= MOST_BYTES, "{} {counted:?}", shop.expired());
+        for step in &steps {
+            let counted = counting::during(|| drop(shop.run(step)));
+            let ended = shop.expired();
+            assert!(ended <= MOST_ENDED && counted.bytes <= MOST_BYTES, "{step:?}: {ended} {counted:?}");
+        }
+    }
+    let mut swept = 0;
+    loop {
+        let due = shop.sale.due(shop.now_ms, 100);
+        if due.is_empty() {
+            break;
+        }
+        swept += due.len();
+        shop.log.start(shop.now_ms);
+        shop.facts.clear();
+        let counted = counting::during(|| shop.sale.expire(&due, shop.now_ms, &mut shop.log, &mut shop.facts));
+        assert!(counted.bytes <= MOST_BYTES, "{counted:?}");
+    }
+    println!("{swept} were left to the timer");
+    assert_eq!(shop.sale.audit(), Vec::<String>::new());
+}
+
+#[test]
+fn a_crowd_that_is_refused_takes_no_memory() {
+    let mut shop = Shop::new(1, Settings::default());
+    shop.reserve("the-one-hold", "the-one-buyer");
+    shop.run(&Command::Confirm(Confirm {
+        id: b"the-one-hold",
+        reference: None,
+        late: false,
+        items: Default::default(),
+    }));
+    shop.reserve("warm-up", "somebody");
+    let before = counting::live();
+    for number in 0..100_000 {
+        let refused = shop.reserve(&id(number), &buyer(number));
+        assert_eq!(refused, Outcome::SoldOut { sku: SKU.into() });
+    }
+    assert_eq!(counting::live(), before);
+}
+
+#[test]
+fn ended_and_released_ids_are_capped_in_number() {
+    const ROUNDS: u32 = 150_000;
+    const MOST_REMEMBERED: u64 = 65_536;
+    let mut shop = Shop::new(10, Settings::default());
+    for number in 0..ROUNDS {
+        shop.reserve(&id(number), &buyer(number));
+        shop.run(&Command::Release(Release { id: id(number).as_bytes(), reason: None }));
+    }
+    let remembered = shop.sale.view(shop.now_ms).remembered;
+    assert!((MOST_REMEMBERED..=MOST_REMEMBERED + 1).contains(&remembered), "{remembered}");
+    for number in 0..ROUNDS {
+        shop.run(&Command::Release(Release { id: format!("never-seen-{number}").as_bytes(), reason: None }));
+    }
+    let remembered = shop.sale.view(shop.now_ms).remembered;
+    assert!(remembered <= 2 * MOST_REMEMBERED + 1, "{remembered}");
+    assert_eq!(shop.sale.audit(), Vec::<String>::new());
+    assert_eq!(shop.sale.hold_view(b"never-seen-149999", shop.now_ms).map(|hold| hold.state), Some("released"));
+    assert_eq!(shop.sale.hold_view(b"never-seen-0", shop.now_ms), None);
+}
+
+#[test]
+fn garbage_takes_no_more_memory_than_a_multiple_of_its_bytes() {
+    const MULTIPLE: usize = 16;
+    const BASE: usize = 64 * 1024;
+    let logs: [Vec<u8>; 4] = [
+        [vec![1, 0], vec![12; 1_000_000]].concat(),
+        [vec![1, 0, 8, 0xff, 0xff, 0xff, 0xff, 0x7f], [1, b'h'].repeat(500_000)].concat(),
+        [vec![1, 0, 8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], vec![0; 100]].concat(),
+        [vec![1, 0], [7, 2, b'h', b'i'].repeat(250_000)].concat(),
+    ];
+    for log in logs {
+        let counted = counting::during(|| drop(read_log(&log)));
+        let allowed = MULTIPLE * log.len() + BASE;
+        assert!(counted.peak <= allowed, "{counted:?} for {} bytes that begin {:?}", log.len(), &log[..8]);
+    }
+    for header in [many_skus(60_000), many_skus(10)] {
+        let counted = counting::during(|| drop(Loader::new(&header, [1, 2])));
+        println!("{counted:?} for a header of {} bytes", header.len());
+        assert!(counted.largest <= MULTIPLE * header.len() + BASE, "{counted:?} for {} bytes", header.len());
+    }
+}
+
+/// A header of as many SKUs as there is room for in few bytes.
+fn many_skus(count: u32) -> Vec<u8> {
+    let mut shop = Shop::new(0, Settings::default());
+    for number in 1..count {
+        let name = number.to_le_bytes();
+        let short = &name[..name.iter().rposition(|&byte| byte != 0).map_or(1, |last| last + 1)];
+        shop.run(&Command::Stock(Stock { sku: short, delta: 0, alloc_id: None, limit: None }));
+    }
+    let mut header = Vec::new();
+    shop.sale.digest_parts(|part| header.extend_from_slice(part));
+    header
+}
