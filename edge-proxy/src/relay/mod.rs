@@ -133,16 +133,20 @@ impl Relay {
     /// there at the start, and may go away and come back.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
         let mut fleet = Fleet::default();
+        let config = &self.common.config;
+        log::info!("sending orders of {:?} {} as {}", config.sales, config.pattern, self.common.consumer);
         for key in &self.common.config.sales {
             self.launch(key.as_bytes(), false, &mut fleet, &shutdown);
         }
         let interval = Duration::from_millis(self.common.config.discover_ms);
+        let mut trouble = false;
         while !self.common.config.pattern.is_empty() {
-            let found = self.found().await.unwrap_or_else(|error| {
-                log::debug!("cannot look for sales: {error}");
-                Vec::new()
-            });
-            for key in found {
+            let found = self.found().await;
+            if let (Err(error), false) = (&found, trouble) {
+                log::warn!("cannot look for sales: {error}; trying again");
+            }
+            trouble = found.is_err();
+            for key in found.unwrap_or_default() {
                 self.launch(&key, true, &mut fleet, &shutdown);
             }
             tokio::select! {
