@@ -1,7 +1,8 @@
 //! The admin listener: metrics, health, and sales as JSON. Nothing here changes anything.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::extract::{Path, State};
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
 use serde_json::{Map, Value, json};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::http::problem::{Problem, Refusal};
 use crate::http::reply::{Reply, shown};
@@ -33,6 +35,8 @@ pub struct Desk {
 /// The listener as a service of the process.
 pub struct Admin {
     pub address: SocketAddr,
+    /// The public listener: the admin one opens after it, so that whoever finds it well finds both.
+    pub public: SocketAddr,
     pub desk: Arc<Desk>,
 }
 
@@ -50,7 +54,11 @@ pub fn router(desk: Arc<Desk>) -> Router {
 #[async_trait]
 impl BackgroundService for Admin {
     async fn start(&self, mut shutdown: ShutdownWatch) {
-        let listener = match tokio::net::TcpListener::bind(self.address).await {
+        tokio::select! {
+            () = accepts(self.public) => {}
+            _ = shutdown.changed() => return,
+        }
+        let listener = match TcpListener::bind(self.address).await {
             Ok(listener) => listener,
             Err(error) => {
                 log::error!("the admin listener cannot have {}: {error}", self.address);
@@ -64,6 +72,20 @@ impl BackgroundService for Admin {
         if let Err(error) = axum::serve(listener, router(self.desk.clone())).with_graceful_shutdown(stop).await {
             log::error!("the admin listener has ended: {error}");
         }
+    }
+}
+
+/// Returns when somebody listens at `address`.
+async fn accepts(address: SocketAddr) {
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    while TcpStream::connect(address).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -87,6 +87,7 @@ impl ProxyHttp for Edge {
         let header = session.req_header();
         let reply = match routes::find(&header.method, header.uri.path()) {
             Destination::Shop if self.shop.is_configured() => {
+                session.set_pipelining_enabled(false);
                 if session.is_upgrade_req() {
                     // The two ends of a WebSocket may both be silent for long.
                     session.set_read_timeout(Some(self.shop.websocket_idle()));
@@ -289,6 +290,8 @@ async fn respond(session: &mut Session, reply: Reply) -> pingora::Result<()> {
     if check_length(session.req_header()).is_ok() && reply.status != 413 {
         session.set_close_on_response_before_downstream_finish(false);
         session.set_total_drain_timeout(Some(DRAIN));
+        // The client has its answer, so its next request may come right behind the body that we throw away.
+        session.set_pipelining_enabled(true);
     } else {
         session.set_keepalive(None);
     }

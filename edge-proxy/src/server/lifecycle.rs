@@ -60,6 +60,7 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     server.add_service(public);
     let admin = Admin {
         address: config.listen.admin,
+        public: config.listen.public,
         desk: Arc::new(Desk {
             store,
             shop_is_well: Box::new(move || shop_is_configured.then(|| super::shop::is_well(&shop_balancer))),

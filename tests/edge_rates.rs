@@ -1,0 +1,62 @@
+//! Nobody may ask for more than a share: addresses and buyers are limited, and say so.
+
+use flashsale_tests::http::Http;
+use flashsale_tests::{Proxy, RedisServer, Server};
+
+fn scene(settings: &[(&str, &str)]) -> (RedisServer, Proxy, Http) {
+    let redis = RedisServer::builder(Server::Redis70).module().start();
+    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "1000"]);
+    let proxy = Proxy::builder().redis(&redis).set("listen.trusted_proxies", "[\"127.0.0.1/32\"]");
+    let proxy = settings.iter().fold(proxy, |proxy, (key, value)| proxy.set(key, value)).start();
+    (redis, proxy, Http::new())
+}
+
+fn window(http: &Http, proxy: &Proxy, address: &str) -> flashsale_tests::http::Answer {
+    http.request("GET", &proxy.url("/flash/s"), &[("x-forwarded-for", address)], b"")
+}
+
+#[test]
+fn an_address_that_asks_too_often_is_refused_and_others_are_not() {
+    let (_redis, proxy, http) = scene(&[("rates.mode", "\"enforce\""), ("rates.address_per_second", "5")]);
+    let answers: Vec<_> = (0..30).map(|_| window(&http, &proxy, "203.0.113.1")).collect();
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(refused.len() >= 10 && refused.len() < 30, "{}", refused.len());
+    let refusal = refused[0];
+    assert_eq!(refusal.problem(), "rate-limited");
+    assert!(refusal.header("retry-after").is_some());
+    assert_eq!(refusal.header("ratelimit-policy"), Some("\"address\";q=5;w=1"));
+    for other in 2..20 {
+        assert_eq!(window(&http, &proxy, &format!("203.0.113.{other}")).status, 200);
+    }
+    // A household has one IPv6 network, however many addresses it takes from it.
+    let household = (1..=30).map(|host| window(&http, &proxy, &format!("2001:db8::{host:x}")).status);
+    assert!(household.filter(|status| *status == 429).count() >= 10);
+    let metrics = http.get(&proxy.admin_url("/metrics")).text();
+    assert!(metrics.contains("flashsale_stage_total{outcome=\"rate-limited\",stage=\"address\"}"), "{metrics}");
+    assert!(!metrics.contains("203.0.113"), "an address stands in the metrics");
+}
+
+#[test]
+fn a_buyer_that_asks_too_often_is_refused_from_every_address() {
+    let settings = [("rates.mode", "\"enforce\""), ("rates.buyer_per_second", "1"), ("rates.buyer_burst", "3")];
+    let (_redis, proxy, http) = scene(&settings);
+    let reserve = |buyer: &str, address: usize| {
+        let (bearer, address) = (proxy.bearer(buyer), format!("203.0.113.{address}"));
+        let headers = [("authorization", bearer.as_str()), ("x-forwarded-for", address.as_str())];
+        http.request("POST", &proxy.url("/flash/s/holds?sku=shirt"), &headers, b"").status
+    };
+    let statuses: Vec<_> = (1..=10).map(|address| reserve("ann", address)).collect();
+    assert_eq!(statuses[..3], [201, 201, 201]);
+    assert!(statuses[3..].iter().filter(|status| **status == 429).count() >= 5, "{statuses:?}");
+    assert_eq!(reserve("bob", 1), 201);
+}
+
+#[test]
+fn a_limit_can_be_tried_out_first() {
+    let (_redis, proxy, http) = scene(&[("rates.mode", "\"shadow\""), ("rates.address_per_second", "1")]);
+    for _ in 0..20 {
+        assert_eq!(window(&http, &proxy, "203.0.113.1").status, 200);
+    }
+    let metrics = http.get(&proxy.admin_url("/metrics")).text();
+    assert!(metrics.contains("flashsale_shadowed_total{outcome=\"rate-limited\",stage=\"address\"}"), "{metrics}");
+}

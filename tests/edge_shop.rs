@@ -1,0 +1,206 @@
+//! Ordinary traffic passes to the shop, whatever the shop does.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use flashsale_tests::http::Http;
+use flashsale_tests::shop::{Manner, Shop};
+use flashsale_tests::{Proxy, ProxyBuilder, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A proxy without Redis: the shop does not need it.
+fn proxy(shops: &[&str]) -> ProxyBuilder {
+    let shops: Vec<String> = shops.iter().map(|shop| format!("{shop:?}")).collect();
+    Proxy::builder()
+        .set("redis.url", "\"redis://127.0.0.1:1\"")
+        .set("shop.upstreams", &format!("[{}]", shops.join(",")))
+        .set("shop.health_interval_ms", "100")
+}
+
+#[test]
+fn requests_go_to_the_servers_in_turn_and_around_a_dead_one() {
+    let (first, second) = (Shop::start(), Shop::start());
+    let proxy = proxy(&[&first.address(), &second.address()]).start();
+    let http = Http::new();
+    for _ in 0..20 {
+        assert_eq!(http.get(&proxy.url("/page")).status, 200);
+    }
+    assert!(first.requests_to("/page").len() >= 8 && second.requests_to("/page").len() >= 8);
+    let port = first.stop();
+    // From the first moment on. A GET is also repeated if it went into a kept connection that was dead.
+    for _ in 0..10 {
+        assert_eq!(http.get(&proxy.url("/other")).status, 200);
+    }
+    // What could not be delivered at all goes to the other, whatever the method.
+    for _ in 0..10 {
+        let answer = http.request("POST", &proxy.url("/cart"), &[], b"one");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    assert_eq!(second.requests_to("/cart").len(), 10);
+    assert_eq!(second.requests_to("/cart")[0].body, b"one");
+    let first = Shop::start_on(port);
+    wait_until("the first is back in turn", PATIENCE, || {
+        http.get(&proxy.url("/page"));
+        !first.requests_to("/page").is_empty()
+    });
+}
+
+#[test]
+fn the_shop_learns_who_is_there_and_strangers_cannot_lie() {
+    let shop = Shop::start();
+    let http = Http::new();
+    let lies = [
+        ("x-forwarded-for", "6.6.6.6"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil.example"),
+        ("forwarded", "for=6.6.6.6"),
+        ("x-real-ip", "6.6.6.6"),
+        ("cookie", "a=b"),
+    ];
+    let plain = proxy(&[&shop.address()]).start();
+    http.request("GET", &plain.url("/a?b=c%2Fd"), &lies, b"");
+    let seen = &shop.requests()[0];
+    assert_eq!(seen.target, "/a?b=c%2Fd");
+    assert_eq!(seen.headers["x-forwarded-for"], "127.0.0.1");
+    assert_eq!(seen.headers["x-forwarded-proto"], "http");
+    assert_eq!(seen.headers["x-forwarded-host"], plain.addresses().public);
+    assert_eq!(seen.headers["host"], plain.addresses().public);
+    assert_eq!(seen.headers["cookie"], "a=b");
+    assert!(!seen.headers.contains_key("forwarded") && !seen.headers.contains_key("x-real-ip"));
+
+    let behind = proxy(&[&shop.address()]).set("listen.trusted_proxies", "[\"127.0.0.0/8\"]").start();
+    http.request("GET", &behind.url("/trusted"), &lies, b"");
+    let seen = &shop.requests_to("/trusted")[0];
+    assert_eq!(seen.headers["x-forwarded-for"], "6.6.6.6, 127.0.0.1");
+    assert_eq!(seen.headers["x-forwarded-proto"], "https");
+}
+
+#[test]
+fn a_shop_that_hangs_or_is_gone_is_said_to_be() {
+    let shop = Shop::start();
+    let proxy = proxy(&[&shop.address()]).set("shop.read_timeout_ms", "300").start();
+    let http = Http::new();
+    shop.behave(Manner::Hang);
+    let started = Instant::now();
+    let answer = http.get(&proxy.url("/page"));
+    assert_eq!((answer.status, answer.problem().as_str()), (504, "shop-timeout"));
+    assert!(started.elapsed() < Duration::from_secs(2));
+    let post = http.request("POST", &proxy.url("/cart"), &[], b"one");
+    assert_eq!(post.status, 504);
+    assert_eq!(shop.requests_to("/cart").len(), 1, "what was delivered is never sent twice");
+    shop.behave(Manner::Status(503));
+    assert_eq!(http.get(&proxy.url("/page")).status, 503, "the shop's own refusals are the shop's");
+    shop.stop();
+    let answer = http.get(&proxy.url("/page"));
+    assert_eq!((answer.status, answer.problem().as_str()), (502, "shop-down"));
+    wait_until("the admin knows", PATIENCE, || {
+        http.get(&proxy.admin_url("/readyz")).json()["shop"] == "no server is well"
+    });
+}
+
+/// A server that does what `talk` says with its first connection that speaks.
+fn server(talk: impl FnOnce(TcpStream) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        let mut talk = Some(talk);
+        for stream in listener.incoming().flatten() {
+            // Health checks only connect.
+            let mut byte = [0];
+            if stream.peek(&mut byte).is_ok_and(|length| length > 0)
+                && let Some(talk) = talk.take()
+            {
+                talk(stream);
+            }
+        }
+    });
+    address
+}
+
+fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|length| length > 0) {
+        head.push(byte[0]);
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
+#[test]
+fn a_websocket_passes_and_may_be_silent() {
+    let shop = server(|mut stream| {
+        let head = read_head(&mut stream);
+        assert!(head.to_ascii_lowercase().contains("upgrade: websocket"), "{head}");
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                      Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        stream.write_all(answer.as_bytes()).expect("written");
+        let mut bytes = [0; 64];
+        while let Ok(length) = stream.read(&mut bytes) {
+            if length == 0 || stream.write_all(&bytes[..length]).is_err() {
+                return;
+            }
+        }
+    });
+    let proxy = proxy(&[&shop]).set("shop.read_timeout_ms", "300").set("listen.read_timeout_ms", "300").start();
+    let mut stream = TcpStream::connect(&proxy.addresses().public).expect("the proxy listens");
+    stream
+        .write_all(
+            b"GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .expect("written");
+    let head = read_head(&mut stream);
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    for message in [b"one", b"two"] {
+        std::thread::sleep(Duration::from_millis(700));
+        stream.write_all(message).expect("the socket is open");
+        let mut echo = [0; 3];
+        stream.read_exact(&mut echo).expect("an echo");
+        assert_eq!(&echo, message);
+    }
+}
+
+#[test]
+fn bodies_stream_in_both_directions() {
+    let shop = server(|mut stream| {
+        read_head(&mut stream);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").expect("written");
+        // Each part is answered before the next is sent: nothing waits for the whole.
+        for _ in 0..3 {
+            let mut part = [0; 4];
+            stream.read_exact(&mut part).expect("a part");
+            stream.write_all(b"4\r\n").expect("written");
+            stream.write_all(&part).expect("written");
+            stream.write_all(b"\r\n").expect("written");
+        }
+        stream.write_all(b"0\r\n\r\n").expect("written");
+    });
+    let proxy = proxy(&[&shop]).start();
+    let mut stream = TcpStream::connect(&proxy.addresses().public).expect("the proxy listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(b"POST /upload HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n").expect("written");
+    let mut head = String::new();
+    for part in [b"aaaa", b"bbbb", b"cccc"] {
+        stream.write_all(part).expect("written");
+        if head.is_empty() {
+            head = read_head(&mut stream);
+            assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        }
+        let mut chunk = [0; 9];
+        stream.read_exact(&mut chunk).expect("its echo, before the next part");
+        assert_eq!(&chunk[3..7], part);
+    }
+}
+
+#[test]
+fn a_slow_shop_is_waited_for_though_the_client_says_nothing() {
+    let shop = server(|mut stream| {
+        read_head(&mut stream);
+        std::thread::sleep(Duration::from_millis(1200));
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow");
+    });
+    let proxy = proxy(&[&shop]).set("listen.read_timeout_ms", "300").start();
+    assert_eq!(Http::new().get(&proxy.url("/report")).text(), "slow");
+}
