@@ -1,6 +1,7 @@
 //! Whole-system tests: each file proves what its name says, on real servers.
 
 mod bad_input;
+mod blocking;
 mod cluster;
 mod demo;
 mod durability;
