@@ -128,9 +128,9 @@ pub enum Effect<'a> {
 const LOG_VERSION: u8 = 1;
 /// One command has this many effects or fewer, whatever they are ...
 const FEW_EFFECTS: usize = 4;
-/// ... and beyond that one for each hold, which takes more bytes than this. So a log of tiny effects cannot
-/// take a multiple of its bytes in memory.
-const BYTES_PER_EFFECT: usize = 16;
+/// ... and beyond that two for each hold, which take far more bytes than this on average. So a log of tiny
+/// effects is refused before it takes a hundred times its bytes in memory.
+const BYTES_PER_EFFECT: usize = 8;
 
 /// Effects of one command, to be replicated.
 #[derive(Clone, Debug, Default)]

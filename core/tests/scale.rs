@@ -201,7 +201,8 @@ fn garbage_takes_no_more_memory_than_a_multiple_of_its_bytes() {
     ];
     for log in logs {
         let counted = counting::during(|| drop(read_log(&log)));
-        let allowed = MULTIPLE * log.len() + BASE;
+        // Of a log the effects are listed: twice as much, while the list grows.
+        let allowed = 2 * MULTIPLE * log.len() + BASE;
         assert!(counted.peak <= allowed, "{counted:?} for {} bytes that begin {:?}", log.len(), &log[..8]);
     }
     for header in [many_skus(60_000), many_skus(10)] {

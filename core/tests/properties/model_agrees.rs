@@ -5,7 +5,7 @@ use crate::world::{World, cases};
 use proptest::prelude::*;
 
 proptest! {
-    #![proptest_config(cases(1_500))]
+    #![proptest_config(cases(3_000))]
 
     #[test]
     fn every_outcome_is_the_models(story in story(100)) {

@@ -42,13 +42,14 @@ pub struct Step {
 /// Small worlds, where everything happens soon.
 pub fn settings() -> impl Strategy<Value = Settings> {
     let events = prop_oneof![3 => Just(Events::Orders), 3 => Just(Events::All), 1 => Just(Events::None)];
-    let opens_at = prop_oneof![5 => Just(0), 1 => START_MS..START_MS + 200];
-    let closes_in = weighted(0.2, 300_u64..3_000);
-    let retain_ms = prop_oneof![1 => Just(0), 3 => 1_u64..300, 2 => Just(86_400_000)];
-    let lives = (1_u64..120, 0_u64..200);
-    (0_u32..6, lives, opens_at, closes_in, retain_ms, events).prop_map(
+    let opens_at = prop_oneof![9 => Just(0), 1 => START_MS..START_MS + 100];
+    let closes_in = weighted(0.1, 200_u64..2_000);
+    let retain_ms = prop_oneof![1 => Just(0), 3 => 1_u64..300, 3 => Just(86_400_000)];
+    let lives = prop_oneof![1 => (1_u64..20, 0_u64..20), 4 => (20_u64..200, 0_u64..200)];
+    let limit = prop_oneof![2 => Just(0_u32), 1 => 1_u32..4, 1 => 4_u32..12];
+    (limit, lives, opens_at, closes_in, retain_ms, events).prop_map(
         |(limit, (hold_ms, more_ms), opens_at, closes_in, retain_ms, events)| Settings {
-            limit: limit.saturating_sub(1),
+            limit,
             hold_ms,
             maxhold_ms: hold_ms + more_ms,
             opens_at,
@@ -76,19 +77,39 @@ pub fn profile() -> impl Strategy<Value = Profile> {
 pub fn story(most: usize) -> impl Strategy<Value = (Profile, Vec<Step>)> {
     profile().prop_flat_map(move |profile| {
         let steps = proptest::collection::vec(step(&profile), 1..most);
-        (Just(profile), steps)
+        (Just(profile), first_stock(), steps).prop_map(|(profile, mut first, steps)| {
+            first.extend(steps);
+            (profile, first)
+        })
     })
+}
+
+/// Most sales begin with something to sell.
+fn first_stock() -> impl Strategy<Value = Vec<Step>> {
+    let stock = |sku, delta| Step {
+        command: Command::Stock(Stock { sku, delta, alloc_id: None, limit: None }),
+        clock_ms: 0,
+        backlog: 0,
+        elsewhere: false,
+    };
+    prop_oneof![
+        9 => (1_i64..12, 1_i64..6, 1_i64..30).prop_map(move |(tees, mugs, others)| {
+            vec![stock(SKUS[0], tees), stock(SKUS[1], mugs), stock(SKUS[2], others)]
+        }),
+        1 => Just(Vec::new()),
+    ]
 }
 
 pub fn step(profile: &Profile) -> BoxedStrategy<Step> {
     let clock_ms = prop_oneof![
-        6 => Just(0_i64),
-        8 => 1_i64..20,
-        3 => 20_i64..150,
-        1 => -100_i64..0,
-        1 => 150_i64..5_000,
+        40 => Just(0_i64),
+        30 => 1_i64..6,
+        12 => 6_i64..40,
+        3 => 40_i64..200,
+        3 => -100_i64..0,
+        1 => 200_i64..2_000,
     ];
-    let backlog = prop_oneof![30 => Just(0_u64), 1 => Just(100_u64)];
+    let backlog = prop_oneof![60 => Just(0_u64), 1 => Just(100_u64)];
     (command(profile), clock_ms, backlog, any::<bool>())
         .prop_map(|(command, clock_ms, backlog, elsewhere)| Step { command, clock_ms, backlog, elsewhere })
         .boxed()
@@ -99,7 +120,7 @@ fn one_of<const N: usize>(names: [&'static [u8]; N]) -> impl Strategy<Value = &'
 }
 
 fn sku() -> impl Strategy<Value = &'static [u8]> + Clone {
-    prop_oneof![6 => Just(SKUS[0]), 3 => Just(SKUS[1]), 2 => Just(SKUS[2]), 1 => Just(SKUS[3])]
+    prop_oneof![12 => Just(SKUS[0]), 6 => Just(SKUS[1]), 4 => Just(SKUS[2]), 1 => Just(SKUS[3])]
 }
 
 fn text() -> impl Strategy<Value = Option<&'static [u8]>> {
@@ -111,11 +132,11 @@ fn buyer(shard: Shard) -> impl Strategy<Value = &'static [u8]> + Clone {
     let at_home: Vec<&'static [u8]> =
         BUYERS.into_iter().filter(|buyer| home_shard(buyer, shard.count) == shard.index).collect();
     let at_home = if at_home.is_empty() { BUYERS.to_vec() } else { at_home };
-    prop_oneof![9 => select(at_home), 1 => one_of(BUYERS)]
+    prop_oneof![4 => Just(at_home[0]), 7 => select(at_home), 1 => one_of(BUYERS)]
 }
 
 fn items(least: usize) -> impl Strategy<Value = Items<'static>> {
-    let qty = prop_oneof![6 => Just(1_u32), 6 => 2_u32..4, 1 => 4_u32..50, 1 => Just(i32::MAX as u32)];
+    let qty = prop_oneof![24 => Just(1_u32), 12 => 2_u32..4, 2 => 4_u32..50, 1 => Just(i32::MAX as u32)];
     proptest::collection::vec((sku(), qty), least..4).prop_map(|pairs| {
         let mut items = Items::new();
         for (sku, qty) in pairs {
@@ -136,10 +157,11 @@ pub fn command(profile: &Profile) -> BoxedStrategy<Command<'static>> {
     let (ids, shard, events) = (profile.ids, profile.shard, profile.settings.events);
     let id = any::<Index>().prop_map(move |index| IDS[index.index(ids)]);
     let fresh_or_id = prop_oneof![1 => Just(None), 12 => id.clone().prop_map(Some)];
-    let life_ms = || prop_oneof![9 => 1_u64..150, 1 => 1_u64..400];
+    let longest_ms = profile.settings.maxhold_ms;
+    let life_ms = move || prop_oneof![9 => 1..=longest_ms, 1 => 1_u64..400];
     let reserve = (
-        (fresh_or_id.clone(), buyer(shard), items(1), of(life_ms())),
-        (weighted(0.2, Just(())), weighted(0.15, id.clone()), weighted(0.1, 0_u64..4_000), text()),
+        (fresh_or_id.clone(), buyer(shard), items(1), weighted(0.3, life_ms())),
+        (weighted(0.2, Just(())), weighted(0.15, id.clone()), weighted(0.05, 0_u64..4_000), text()),
     )
         .prop_map(|((id, buyer, items, ttl_ms), (up_to, replace, not_after, meta))| Reserve {
             id,
@@ -167,18 +189,16 @@ pub fn command(profile: &Profile) -> BoxedStrategy<Command<'static>> {
     let release = (id.clone(), text()).prop_map(|(id, reason)| Release { id, reason });
     let extend = (id, life_ms()).prop_map(|(id, ms)| Command::Extend { id, ms });
     prop_oneof![
-        30 => reserve.prop_map(Command::Reserve),
+        40 => reserve.prop_map(Command::Reserve),
         10 => order.prop_map(Command::Order),
         14 => confirm.prop_map(Command::Confirm),
-        8 => release.prop_map(Command::Release),
+        5 => release.prop_map(Command::Release),
         7 => extend,
         8 => returned.prop_map(Command::Return),
-        14 => stock.prop_map(Command::Stock),
+        8 => stock.prop_map(Command::Stock),
         3 => alter(events).prop_map(Command::Alter),
         4 => transfer(shard),
-        1 => Just(Command::Pause),
-        2 => Just(Command::Resume),
-        1 => prop_oneof![1 => Just(Command::Close), 9 => Just(Command::Resume)],
+        4 => prop_oneof![4 => Just(Command::Pause), 15 => Just(Command::Resume), 1 => Just(Command::Close)],
     ]
     .boxed()
 }
@@ -190,9 +210,10 @@ fn alter(events: Events) -> impl Strategy<Value = Change> {
         Events::All => vec![Events::All, Events::Orders, Events::None],
         _ => vec![Events::Orders, Events::None],
     });
-    let times = (weighted(0.1, 0_u64..1_000), weighted(0.1, 0_u64..3_000));
-    (of(0_u32..6), of(1_u64..150), of(1_u64..300), times, weighted(0.1, Just(0_u64)), weighted(0.2, events)).prop_map(
-        |(limit, hold_ms, maxhold_ms, (opens_in, closes_in), retain_ms, events)| Change {
+    let times = (weighted(0.05, 0_u64..300), weighted(0.1, 0_u64..3_000));
+    let lives = (weighted(0.3, 1_u64..150), weighted(0.3, 1_u64..300));
+    (of(0_u32..9), lives, times, weighted(0.05, Just(0_u64)), weighted(0.2, events)).prop_map(
+        |(limit, (hold_ms, maxhold_ms), (opens_in, closes_in), retain_ms, events)| Change {
             limit,
             hold_ms,
             maxhold_ms,
@@ -206,7 +227,8 @@ fn alter(events: Events) -> impl Strategy<Value = Change> {
 }
 
 fn transfer(shard: Shard) -> impl Strategy<Value = Command<'static>> {
-    let other = prop_oneof![9 => 0..shard.count, 1 => Just(7_u32)];
+    let neighbour = (shard.index + 1) % shard.count;
+    let other = prop_oneof![9 => Just(neighbour), 4 => 0..shard.count, 1 => Just(7_u32)];
     let grant = (sku(), prop_oneof![1_u32..6, Just(1_000)], other.clone(), weighted(0.3, 0_u64..4));
     let accept = (sku(), other, 0_u64..30);
     prop_oneof![
