@@ -24,21 +24,20 @@ impl Sale {
     }
 
     fn confirm_live<'a>(&self, slot: u32, confirm: &Confirm<'a>) -> Decision<'a> {
-        let held = self.holds.items(slot);
-        match self.part_of(&held, &confirm.items) {
-            None => Decision::nothing(Outcome::Mismatch(Field::Items)),
-            Some(_) => {
-                let items = if confirm.items.is_empty() || self.same_items(&held, &confirm.items) {
-                    None
-                } else {
-                    self.part_of(&held, &confirm.items)
-                };
-                Decision::one(
-                    Outcome::Confirmed { id: Cow::Borrowed(confirm.id), order_no: self.next_order_no(0) },
-                    Effect::Confirm { id: confirm.id, reference: confirm.reference, items },
-                )
+        let mut part = None;
+        if !confirm.items.is_empty() {
+            let held = self.holds.items(slot);
+            if !self.same_items(&held, &confirm.items) {
+                part = self.part_of(&held, &confirm.items);
+                if part.is_none() {
+                    return Decision::nothing(Outcome::Mismatch(Field::Items));
+                }
             }
         }
+        Decision::one(
+            Outcome::Confirmed { id: Cow::Borrowed(confirm.id), order_no: self.next_order_no(0) },
+            Effect::Confirm { id: confirm.id, reference: confirm.reference, items: part },
+        )
     }
 
     fn confirm_again<'a>(&self, slot: u32, confirm: &Confirm<'a>) -> Outcome<'a> {

@@ -4,7 +4,6 @@ use super::reserve::Request;
 use super::{Decision, Situation};
 use crate::command::Order;
 use crate::effect::Effect;
-use crate::holds::State;
 use crate::outcome::{Field, Misuse, Outcome};
 use crate::sale::Sale;
 use smallvec::smallvec;
@@ -53,11 +52,7 @@ impl Sale {
                     Effect::Confirm { id, reference: order.reference, items: None },
                 );
             }
-            outcome @ Outcome::Confirmed { .. } if self.other_reference(slot, order.reference) => {
-                debug_assert!(matches!(self.holds.get(slot).state, State::Confirmed | State::Returned));
-                drop(outcome);
-                Outcome::Mismatch(Field::Ref)
-            }
+            Outcome::Confirmed { .. } if self.other_reference(slot, order.reference) => Outcome::Mismatch(Field::Ref),
             outcome => outcome,
         };
         Decision::nothing(outcome)
