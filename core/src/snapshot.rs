@@ -259,6 +259,9 @@ impl Loader {
         let returned = extra.as_ref().is_some_and(|extra| !extra.returns.is_empty());
         let nothing_left = kept.iter().all(|&(_, qty)| qty == 0);
         match state {
+            State::Held if time_ms - u64::from(life_ms) > sale.clock_ms => {
+                return Err(Malformed("a hold that begins later than now"));
+            }
             State::Confirmed if nothing_left => return Err(Malformed("an order of which nothing is left")),
             State::Confirmed if order_no > sale.entry_no => {
                 return Err(Malformed("an order above the latest entry"));
