@@ -184,6 +184,8 @@ pub enum Misuse {
     TooManyReturns,
     /// REPLACE names the hold that is to be made.
     ReplacesItself,
+    /// The sale has as many bytes of holds as it can find again.
+    SaleFull,
 }
 
 impl std::fmt::Display for Misuse {
@@ -216,6 +218,10 @@ impl std::fmt::Display for Misuse {
                 f,
                 "the order has {} returns already, which is the most that are remembered",
                 crate::bounds::MAX_RETURNS
+            ),
+            Self::SaleFull => write!(
+                f,
+                "the sale has 14 GiB of holds and orders, which is the most: spread it over shards or over several sales"
             ),
             Self::ReplacesItself => write!(f, "REPLACE names the hold that is to be made: give the older hold's id"),
         }

@@ -69,6 +69,9 @@ impl Sale {
         if let Some(refusal) = refusal {
             return Ok(Decision::nothing(refusal));
         }
+        if self.holds.is_full() {
+            return Err(Misuse::SaleFull);
+        }
         Ok(match self.take(&request, situation) {
             Err(refusal) => Decision::nothing(refusal),
             Ok(items) => self.reserved(reserve, id, now_ms + life_ms, &request, items),

@@ -15,6 +15,9 @@ const SPARSE_BYTES: usize = CHUNK_BYTES * 3 / 4;
 /// So little waste is never worth moving anything.
 const TOLERATED_WASTE_BYTES: usize = 4 * CHUNK_BYTES;
 
+/// Chunks beyond which nothing new should be stored, short of those that a [`BlobRef`] can name: 14 of 16 GiB.
+const MOST_CHUNKS: usize = (1 << 32) / (CHUNK_BYTES / WORD_BYTES) / 8 * 7;
+
 /// Where an entry starts, in words from the start of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BlobRef(u32);
@@ -72,6 +75,11 @@ impl Arena {
         self.live += size;
         self.written += size;
         at
+    }
+
+    /// Whether so much is stored that soon nothing more could be found again.
+    pub fn is_full(&self) -> bool {
+        self.chunks.len() - self.empty.len() >= MOST_CHUNKS
     }
 
     fn make_room(&mut self, size: usize) {

@@ -111,6 +111,11 @@ impl HoldStore {
         slot
     }
 
+    /// Whether no more holds should be stored.
+    pub fn is_full(&self) -> bool {
+        self.arena.is_full()
+    }
+
     /// Stores other items and another REF for a hold.
     pub fn rewrite(&mut self, slot: u32, items: &ItemList, reference: Option<&[u8]>) {
         let old = self.slab.get(slot).blob;
