@@ -24,4 +24,5 @@ mod relay_faults;
 mod relay_orders;
 mod relay_setup;
 mod replication;
+mod throttle;
 mod whole_path;

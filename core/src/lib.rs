@@ -22,6 +22,7 @@ pub mod command;
 mod decide;
 pub mod effect;
 pub mod facts;
+pub mod gcra;
 mod holds;
 #[cfg(feature = "model")]
 pub mod model;

@@ -186,6 +186,8 @@ pub enum Misuse {
     ReplacesItself,
     /// The sale has as many bytes of holds as it can find again.
     SaleFull,
+    /// A rate limit whose bucket would take longer to fill than time is counted.
+    BucketTooBig,
 }
 
 impl std::fmt::Display for Misuse {
@@ -224,6 +226,10 @@ impl std::fmt::Display for Misuse {
                 "the sale has 14 GiB of holds and orders, which is the most: spread it over shards or over several sales"
             ),
             Self::ReplacesItself => write!(f, "REPLACE names the hold that is to be made: give the older hold's id"),
+            Self::BucketTooBig => write!(
+                f,
+                "the burst would take thousands of years to come back at that rate: lower burst or period, or raise count"
+            ),
         }
     }
 }

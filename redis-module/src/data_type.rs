@@ -2,12 +2,13 @@
 
 use crate::execute::Fault;
 use crate::expiry::Schedule;
-use crate::server::{Ctx, Io, Key, KeyKind, ServerString, api};
+use crate::server::{Ctx, Io, Key, ServerString, api, digest_part};
 use crate::state;
+use crate::typed::NativeType;
 use flashsale_core::Sale;
 use flashsale_core::snapshot::Loader;
 use redis_module::raw;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
@@ -105,37 +106,18 @@ pub(crate) struct SaleKey;
 
 impl SaleKey {
     /// The sale in an open key; `None` if the key is empty.
-    pub fn of<'k>(key: &'k mut Key<'_>, data_type: *mut raw::RedisModuleType) -> Result<Option<&'k mut Value>, Fault> {
-        match key.kind() {
-            KeyKind::Empty => return Ok(None),
-            KeyKind::Module => {}
-            _ => return Err(Fault::WrongType),
-        }
-        let (found, value) = key.value();
-        if found != data_type {
-            return Err(Fault::WrongType);
-        }
-        // SAFETY: a value of our type was made by `Box::into_raw` below, lives as long as its key, which is open,
-        // and is reached on the main thread alone, once per callback.
-        Ok(unsafe { value.cast::<Value>().as_mut() })
+    pub fn of<'k>(key: &'k mut Key<'_>, data_type: NativeType<Value>) -> Result<Option<&'k mut Value>, Fault> {
+        data_type.of(key)
     }
 
     /// Puts a sale into an empty key.
-    pub fn put<'k>(key: &'k mut Key<'_>, data_type: *mut raw::RedisModuleType, value: Value) -> Option<&'k mut Value> {
-        let value = Box::into_raw(Box::new(value));
-        // SAFETY: the value is what the callbacks below expect; the key owns it if the server says so.
-        unsafe {
-            if key.set_value(data_type, value.cast()) {
-                return value.as_mut();
-            }
-            drop(Box::from_raw(value));
-            None
-        }
+    pub fn put<'k>(key: &'k mut Key<'_>, data_type: NativeType<Value>, value: Value) -> Option<&'k mut Value> {
+        data_type.put(key, value)
     }
 }
 
 /// Registers the type.
-pub(crate) fn register(ctx: Ctx<'_>) -> Option<*mut raw::RedisModuleType> {
+pub(crate) fn register(ctx: Ctx<'_>) -> Option<NativeType<Value>> {
     // SAFETY: all other callbacks may be null.
     let mut methods: raw::RedisModuleTypeMethods = unsafe { std::mem::zeroed() };
     methods.version = u64::from(raw::REDISMODULE_TYPE_METHOD_VERSION);
@@ -147,10 +129,11 @@ pub(crate) fn register(ctx: Ctx<'_>) -> Option<*mut raw::RedisModuleType> {
     methods.free = Some(free);
     methods.free_effort = Some(free_effort);
     methods.copy = Some(copy);
-    // SAFETY: the context is that of OnLoad; the server copies the methods.
-    let data_type =
-        unsafe { api!(RedisModule_CreateDataType)(ctx.raw(), NAME.as_ptr(), ENCODING_VERSION, &mut methods) };
-    (!data_type.is_null()).then_some(data_type)
+    // SAFETY: the context is that of OnLoad; the server copies the methods, which make and take boxes of `Value`.
+    unsafe {
+        let raw = api!(RedisModule_CreateDataType)(ctx.raw(), NAME.as_ptr(), ENCODING_VERSION, &mut methods);
+        NativeType::from_raw(raw)
+    }
 }
 
 /// The sale behind a pointer that the server gives to a callback of the type.
@@ -217,13 +200,8 @@ unsafe extern "C" fn mem_usage(value: *const c_void) -> usize {
 unsafe extern "C" fn digest(digest: *mut raw::RedisModuleDigest, value: *mut c_void) {
     let Some(sale) = (unsafe { sale(value) }) else { return };
     let _ = catch_unwind(AssertUnwindSafe(|| {
-        sale.digest_parts(|part| {
-            // SAFETY: the digest is that of the running callback; the part is alive.
-            unsafe {
-                api!(RedisModule_DigestAddStringBuffer)(digest, part.as_ptr().cast::<c_char>().cast_mut(), part.len());
-                api!(RedisModule_DigestEndSequence)(digest);
-            }
-        });
+        // SAFETY: the digest is that of the running callback.
+        sale.digest_parts(|part| unsafe { digest_part(digest, part) });
     }));
 }
 

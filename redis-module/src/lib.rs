@@ -5,7 +5,7 @@
 //! - [`load`] registers everything when the server loads the module;
 //! - `commands/` has one file per command, its metadata beside it;
 //! - [`execute`] takes a command through the sale: treat what is due, decide, apply, replicate, tell, answer;
-//! - [`data_type`] is the native type: persistence, digest, memory;
+//! - [`data_type`] is the native type: persistence, digest, memory; [`rate_type`] that of rate limits;
 //! - [`blocking`] lets clients wait for units that others hold;
 //! - [`order_stream`], [`news`], [`expiry`] are what happens beside a reply;
 //! - [`server`] is the server's API, and with [`allocator`] the place of nearly all `unsafe`.
@@ -20,5 +20,7 @@ mod ids;
 mod load;
 mod news;
 mod order_stream;
+mod rate_type;
 mod server;
 mod state;
+mod typed;

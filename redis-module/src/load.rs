@@ -1,7 +1,7 @@
 //! Loading the module: types, commands, events, the timer.
 
 use crate::server::{Ctx, ServerString, api};
-use crate::{commands, data_type, expiry, server, state};
+use crate::{commands, data_type, expiry, rate_type, server, state};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -52,12 +52,12 @@ fn load(ctx: Ctx<'_>) -> bool {
     let options = raw::REDISMODULE_OPTIONS_HANDLE_IO_ERRORS | raw::REDISMODULE_OPTION_NO_IMPLICIT_SIGNAL_MODIFIED;
     // SAFETY: the context is that of OnLoad.
     unsafe { api!(RedisModule_SetModuleOptions)(ctx.raw(), options as c_int) };
-    let Some(data_type) = data_type::register(ctx) else {
-        ctx.warn("flashsale: the server refuses the data type");
+    let (Some(data_type), Some(rate_type)) = (data_type::register(ctx), rate_type::register(ctx)) else {
+        ctx.warn("flashsale: the server refuses a data type: is another module using flashsale or flashrate?");
         return false;
     };
     state::with(|state| {
-        state.data_type = data_type;
+        (state.data_type, state.rate_type) = (data_type, rate_type);
         let seed: [u8; 16] = server::random_bytes();
         let (left, right) = seed.split_at(8);
         let number = |half: &[u8]| half.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte));

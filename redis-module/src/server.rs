@@ -123,6 +123,12 @@ impl Key<'_> {
         status == raw::REDISMODULE_OK as c_int
     }
 
+    /// The key, which is open for writing and not empty, goes away at this time, unix ms.
+    pub fn expire_at(&self, ms: u64) {
+        // SAFETY: the key is open.
+        unsafe { api!(RedisModule_SetAbsExpire)(self.raw, ms as raw::mstime_t) };
+    }
+
     /// Length of the stream in the key; 0 if it is empty.
     pub fn len(&self) -> u64 {
         // SAFETY: the key is open, or null, which counts as empty.
@@ -253,6 +259,21 @@ impl<'c> Ctx<'c> {
                 key.raw,
                 log.as_ptr().cast::<c_char>(),
                 log.len(),
+            );
+        }
+    }
+
+    /// Sends `FLASH._RATE key ticks` to replicas and the append-only file.
+    pub fn replicate_rate(self, key: ServerString<'_>, ticks: &str) {
+        // SAFETY: as above.
+        unsafe {
+            api!(RedisModule_Replicate)(
+                self.raw,
+                c"FLASH._RATE".as_ptr(),
+                c"sb".as_ptr(),
+                key.raw,
+                ticks.as_ptr().cast::<c_char>(),
+                ticks.len(),
             );
         }
     }
@@ -415,16 +436,37 @@ impl Io {
 
     /// Writes `FLASH._LOAD key chunk` to the append-only file that is being rewritten.
     pub fn emit_chunk(self, key: ServerString<'_>, chunk: &[u8]) {
+        self.emit(c"FLASH._LOAD", key, chunk);
+    }
+
+    /// Writes `FLASH._RATE key ticks` to the append-only file that is being rewritten.
+    pub fn emit_rate(self, key: ServerString<'_>, ticks: &str) {
+        self.emit(c"FLASH._RATE", key, ticks.as_bytes());
+    }
+
+    fn emit(self, command: &CStr, key: ServerString<'_>, payload: &[u8]) {
         // SAFETY: the format names a string of the server and a buffer with its length, both alive.
         unsafe {
             api!(RedisModule_EmitAOF)(
                 self.0.as_ptr(),
-                c"FLASH._LOAD".as_ptr(),
+                command.as_ptr(),
                 c"sb".as_ptr(),
                 key.raw,
-                chunk.as_ptr().cast::<c_char>(),
-                chunk.len(),
+                payload.as_ptr().cast::<c_char>(),
+                payload.len(),
             );
         }
+    }
+}
+
+/// Adds a part of a value to its digest; the order of parts does not matter.
+///
+/// # Safety
+/// `digest` is that of a digest callback that is running.
+pub(crate) unsafe fn digest_part(digest: *mut raw::RedisModuleDigest, part: &[u8]) {
+    unsafe {
+        // The server only reads, though its signature does not say so.
+        api!(RedisModule_DigestAddStringBuffer)(digest, part.as_ptr().cast::<c_char>().cast_mut(), part.len());
+        api!(RedisModule_DigestEndSequence)(digest);
     }
 }

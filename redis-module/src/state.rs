@@ -4,13 +4,15 @@
 //! touches none of it.
 
 use crate::blocking::Waiters;
+use crate::data_type::Value;
 use crate::expiry::Schedule;
 use crate::ids::IdMaker;
 use crate::order_stream::Words;
+use crate::rate_type::Rate;
 use crate::server;
+use crate::typed::NativeType;
 use flashsale_core::Facts;
 use flashsale_core::effect::EffectLog;
-use redis_module::raw;
 use std::cell::RefCell;
 
 pub(crate) struct State {
@@ -24,8 +26,10 @@ pub(crate) struct State {
     pub seed: [u64; 2],
     /// The latest time seen: the clock never runs backwards.
     now_ms: u64,
-    /// The type `flashsale`; null until it is registered.
-    pub data_type: *mut raw::RedisModuleType,
+    /// The type `flashsale`.
+    pub data_type: NativeType<Value>,
+    /// The type `flashrate`.
+    pub rate_type: NativeType<Rate>,
 }
 
 thread_local! {
@@ -38,7 +42,8 @@ thread_local! {
         waiters: Waiters::default(),
         seed: [0; 2],
         now_ms: 0,
-        data_type: std::ptr::null_mut(),
+        data_type: NativeType::NONE,
+        rate_type: NativeType::NONE,
     });
 }
 

@@ -126,7 +126,7 @@ fn checked_name<'a>(word: &'a [u8], what: &'static str) -> Parsed<&'a [u8]> {
 }
 
 /// A decimal integer as Redis takes it: an optional minus, digits, no leading zero, nothing else.
-fn integer(word: &[u8], what: &'static str, min: i64, max: i64) -> Parsed<i64> {
+pub(super) fn integer(word: &[u8], what: &'static str, min: i64, max: i64) -> Parsed<i64> {
     let refused = || ParseError::Number { what, given: word.into(), min, max };
     let digits = word.strip_prefix(b"-").unwrap_or(word);
     if digits.is_empty() || digits.len() > 19 || digits[0] == b'0' && word.len() > 1 {

@@ -1,9 +1,11 @@
 //! How commands and outcomes look as words: the contract's section 4, for every shell around this crate.
 //!
-//! [`args`] reads words into commands, [`reply`] writes outcomes and views as replies.
+//! [`args`] reads words into commands, [`throttle`] those of a rate limit; [`reply`] writes outcomes and views as
+//! replies.
 
 pub mod args;
 mod error;
 pub mod reply;
+pub mod throttle;
 
 pub use error::ParseError;

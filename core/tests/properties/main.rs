@@ -9,4 +9,5 @@ mod invariants;
 mod model_agrees;
 mod persistence;
 mod steps;
+mod throttle;
 mod world;

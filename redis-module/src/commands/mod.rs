@@ -23,6 +23,7 @@ mod route;
 mod shards;
 mod stock;
 mod switches;
+mod throttle;
 
 use crate::execute::{Call, Fault};
 use crate::server::{Ctx, ServerString};
@@ -69,6 +70,8 @@ pub(crate) fn register(ctx: Ctx<'_>) -> bool {
         && one::<accept::Accept>(ctx)
         && one::<replay::Apply>(ctx)
         && one::<replay::Load>(ctx)
+        && one::<throttle::Throttle>(ctx)
+        && one::<replay::Rate>(ctx)
 }
 
 fn one<D: Definition>(ctx: Ctx<'_>) -> bool {

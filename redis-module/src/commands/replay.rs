@@ -1,10 +1,11 @@
-//! FLASH._APPLY and FLASH._LOAD: how effects and snapshots reach replicas and come back from append-only
-//! files. Clients may not send them: what they carry was decided before.
+//! FLASH._APPLY, FLASH._LOAD and FLASH._RATE: how effects, snapshots and rate limits reach replicas and come back
+//! from append-only files. Clients may not send them: what they carry was decided before.
 
 use super::{Access, Arg, Definition, Metadata};
 use crate::data_type::{SaleKey, Value};
 use crate::execute::{self, Call, Fault};
-use crate::server;
+use crate::{rate_type, server};
+use flashsale_core::gcra::Arrival;
 use flashsale_core::protocol::ParseError;
 use flashsale_core::snapshot::Loader;
 
@@ -74,6 +75,30 @@ fn load(call: &mut Call<'_, '_>, chunk: &[u8]) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+pub(super) struct Rate;
+
+impl Definition for Rate {
+    const METADATA: Metadata = Metadata {
+        name: c"FLASH._RATE",
+        flags: c"write",
+        access: Access::Update,
+        arity: 3,
+        summary: c"Keeps a rate limit as a primary has left it",
+        complexity: c"O(1)",
+        args: &[Arg::key(), Arg::text(c"ticks")],
+    };
+
+    fn call(call: &mut Call<'_, '_>) -> Result<(), Fault> {
+        let ticks = std::str::from_utf8(payload(call)?).ok().and_then(|ticks| ticks.parse().ok());
+        let arrival = ticks.and_then(Arrival::from_ticks);
+        let arrival = arrival.ok_or_else(|| Fault::Damaged("FLASH._RATE: malformed data".into()))?;
+        rate_type::ask(call.ctx, call.state, call.key_name, |_| ((), Some(arrival)))?;
+        call.ctx.replicate_verbatim();
+        answer_ok(call);
+        Ok(())
+    }
 }
 
 fn answer_ok(call: &mut Call<'_, '_>) {
