@@ -14,6 +14,7 @@ mod edge_rates;
 mod edge_shop;
 mod expiry;
 mod harness_works;
+mod hostile_data;
 mod keyspace;
 mod load;
 mod oversell;
