@@ -133,6 +133,19 @@ fn a_million_holds_due_at_once_are_ended_a_few_at_a_time() {
             assert!(ended <= MOST_ENDED && counted.bytes <= MOST_BYTES, "{step:?}: {ended} {counted:?}");
         }
     }
+    let everything = Reserve {
+        id: Some(b"all-of-it"),
+        buyer: b"somebody",
+        ttl_ms: None,
+        up_to: false,
+        replace: None,
+        not_after: None,
+        meta: None,
+        items: [Item { sku: SKU, qty: HOLDS / 2 }].into_iter().collect(),
+    };
+    let refused = shop.run(&Command::Reserve(everything));
+    assert_eq!(refused, Outcome::AllHeld { sku: SKU.into(), next_ms: shop.now_ms }, "come again at once");
+    assert!(shop.expired() <= 20 * MOST_ENDED, "{}", shop.expired());
     let mut swept = 0;
     loop {
         let due = shop.sale.due(shop.now_ms, 100);

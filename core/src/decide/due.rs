@@ -2,7 +2,8 @@
 //!
 //! A command does not have to end all of them: it ends those that matter for its own answer (the hold it
 //! names, those of its buyer, as many as it needs units of) and a few more, so that work stays bounded
-//! however many fall due at one instant. A timer ends the rest.
+//! however many fall due at one instant. A timer ends the rest. Only a command that wants the units of more
+//! holds than it may end is told that they are held, until now: it is to come again.
 
 use crate::command::{Command, Item};
 use crate::effect::Effect;
@@ -11,6 +12,8 @@ use std::collections::BTreeSet;
 
 /// What each command ends beyond its own needs, so that a busy sale needs no timer.
 const FEW: usize = 16;
+/// Most holds that one command ends for the units it wants. If it wants more, it is told to come again at once.
+const FOR_UNITS: usize = 512;
 /// Most holds of a limited buyer that one command ends; the others are left out of its sums.
 const OF_ONE_BUYER: usize = 64;
 
@@ -127,7 +130,7 @@ impl Picked<'_> {
         }
     }
 
-    /// Picks until `needed` units of the SKU are available, or nothing of it is due any more.
+    /// Picks until `needed` units of the SKU are available, or nothing of it is due any more, or it is enough.
     fn units(&mut self, sku: &[u8], needed: u64) {
         let Some(index) = self.sale.skus.find(sku) else { return };
         let units_of = |slot: u32| {
@@ -137,7 +140,7 @@ impl Picked<'_> {
         let mut available = self.sale.skus.get(index).available;
         available += self.slots.iter().map(|&slot| units_of(slot)).sum::<u64>();
         for slot in self.sale.deadlines.due_of_sku(&self.sale.holds, index, self.now_ms) {
-            if available >= needed {
+            if available >= needed || self.slots.len() >= FOR_UNITS {
                 return;
             }
             if self.slots.insert(slot) {

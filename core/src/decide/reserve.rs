@@ -315,10 +315,13 @@ impl Sale {
     ) -> Outcome<'a> {
         let name = Cow::Borrowed(name);
         let held_by_others = self.skus.get(sku).held - request.replaced_units(sku);
-        if held_by_others > 0
-            && let Some(next_ms) = self.next_deadline_of(sku, situation.now_ms)
-        {
-            return Outcome::AllHeld { sku: name, next_ms };
+        if held_by_others > 0 {
+            let now_ms = situation.now_ms;
+            let still_due = self.due_units_of(sku, now_ms) > 0;
+            let next_ms = if still_due { Some(now_ms) } else { self.next_deadline_of(sku, now_ms) };
+            if let Some(next_ms) = next_ms {
+                return Outcome::AllHeld { sku: name, next_ms };
+            }
         }
         if self.shard.count > 1 && situation.elsewhere {
             return Outcome::Empty { sku: name };
