@@ -66,6 +66,8 @@ impl RedisConfig {
             settings = settings.set_password(password.expose_secret());
         }
         let info = info.set_redis_settings(settings);
+        // Fails if a provider was chosen before, which is as good.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         redis::Client::open(info).context("[redis] url")
     }
 

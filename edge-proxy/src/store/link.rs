@@ -216,6 +216,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_server_that_does_not_speak_tls_is_down() {
+        let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = plain.local_addr().unwrap();
+        let answering = std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            let (mut stream, _) = plain.accept().unwrap();
+            let _ = stream.read(&mut [0; 64]);
+            let _ = stream.write_all(b"-ERR this is no TLS\r\n");
+        });
+        let config = crate::config::RedisConfig { url: format!("rediss://{address}"), ..Default::default() };
+        let times = LinkTimes {
+            connect: Duration::from_millis(500),
+            response: Duration::from_millis(500),
+            rest: Duration::from_millis(50),
+        };
+        let link = Link::new(config.client().unwrap(), times, Arc::new(Gate::new()));
+        assert!(matches!(link.send(&redis::cmd("PING")).await, Err(StoreError::Down(_))));
+        answering.join().unwrap();
+    }
+
+    #[tokio::test]
     async fn a_server_that_is_not_there_is_down_at_once() {
         let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let client = Client::open(format!("redis://{unused}/?protocol=resp3")).unwrap();
