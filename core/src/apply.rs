@@ -57,7 +57,10 @@ impl Sale {
             Effect::Close => self.closed = true,
             Effect::Grant { sku, qty, to } => return self.apply_grant(at_ms, *sku, *qty, *to, facts),
             Effect::Accept { sku, from, total } => return self.apply_accept(at_ms, *sku, *from, *total, facts),
-            Effect::StreamFloor { ms } => self.stream_floor_ms = self.stream_floor_ms.max(*ms),
+            Effect::StreamFloor { ms, no } => {
+                self.stream_floor_ms = self.stream_floor_ms.max(*ms);
+                self.entry_no = self.entry_no.max(*no);
+            }
         }
         Ok(())
     }

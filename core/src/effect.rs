@@ -121,6 +121,8 @@ pub enum Effect<'a> {
     StreamFloor {
         /// The time.
         ms: u64,
+        /// Entries so far: the next one has a higher number.
+        no: u64,
     },
 }
 
@@ -290,8 +292,9 @@ impl<'a> Effect<'a> {
                 out.push(tag::ACCEPT);
                 [u64::from(*sku), u64::from(*from), *total].iter().for_each(|&n| put_varint(out, n));
             }
-            Self::StreamFloor { ms } => {
+            Self::StreamFloor { ms, no } => {
                 out.push(tag::STREAM_FLOOR);
+                put_varint(out, *no);
                 put_varint(out, *ms);
             }
         }
@@ -342,7 +345,10 @@ impl<'a> Effect<'a> {
                 from: reader.number(bounds::MAX_SHARDS.into(), "a shard is out of range")? as u32,
                 total: reader.number(bounds::MAX_STOCKED, "a quantity is out of range")?,
             },
-            tag::STREAM_FLOOR => Self::StreamFloor { ms: read_time(reader)? },
+            tag::STREAM_FLOOR => Self::StreamFloor {
+                no: reader.number(bounds::MAX_STOCKED, "an entry number is out of range")?,
+                ms: read_time(reader)?,
+            },
             _ => return Err(Malformed("an unknown effect")),
         })
     }

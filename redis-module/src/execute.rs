@@ -249,22 +249,26 @@ fn warn_if_inconsistent(ctx: Ctx<'_>, state: &State, key_name: ServerString<'_>)
 }
 
 /// Makes a sale: the first effect of its log.
-pub(crate) fn create(call: &mut Call<'_, '_>, effects: &[Effect<'_>]) -> Result<(), Fault> {
+pub(crate) fn create(call: &mut Call<'_, '_>, mut effects: Vec<Effect<'_>>) -> Result<(), Fault> {
     let mut key = call.ctx.open(call.key_name, Access::Write);
     if SaleKey::of(&mut key, call.state.data_type)?.is_some() {
         return Err(Fault::Exists);
     }
+    let stream = OrderStream::open(call.ctx, call.key_name).ok_or(Fault::StreamWrongType)?;
+    if let Some(floor) = stream.floor() {
+        effects.insert(1, floor);
+    }
     let now_ms = call.state.now();
     call.state.log.start(now_ms);
     call.state.facts.clear();
-    let value = create_value(&mut key, call.state, effects)?;
-    for effect in effects {
+    let value = create_value(&mut key, call.state, &effects)?;
+    for effect in &effects {
         call.state.log.push(effect);
     }
     for effect in &effects[1..] {
         value.sale_mut()?.apply(now_ms, effect, &mut call.state.facts);
     }
-    finish(call.ctx, call.state, call.key_name, value, None);
+    finish(call.ctx, call.state, call.key_name, value, Some(stream));
     Ok(())
 }
 

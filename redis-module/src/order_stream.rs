@@ -4,7 +4,7 @@
 
 use crate::server::{Access, Ctx, Key, KeyKind, OwnedString, ServerString};
 use flashsale_core::facts::{Entry, FIELD_NAMES, FIELDS, FieldValues};
-use flashsale_core::{Effect, Facts, Sale, effect::EffectLog, sharding};
+use flashsale_core::{Effect, Facts, Sale, bounds, effect::EffectLog, sharding};
 use smallvec::SmallVec;
 
 /// The stream of a sale's key, open.
@@ -24,6 +24,18 @@ impl<'c> OrderStream<'c> {
         if self.key.kind() == KeyKind::Empty { 0 } else { self.key.len() }
     }
 
+    /// Where a new sale goes on, if the stream has entries of an earlier sale in the same key: whoever has
+    /// seen an entry's number must not see it again on another one.
+    pub fn floor(&self) -> Option<Effect<'static>> {
+        if self.key.kind() == KeyKind::Empty {
+            return None;
+        }
+        match self.key.stream_last_id() {
+            (0, _) => None,
+            (ms, no) => Some(Effect::StreamFloor { ms, no: no.min(bounds::MAX_STOCKED) }),
+        }
+    }
+
     /// Writes the entries of a command that this primary has decided. If somebody has put later entries into
     /// the stream by hand, ids are moved behind them, and `log` says so to whoever applies it.
     pub fn write_as_primary(&self, sale: &mut Sale, facts: &mut Facts, log: &mut EffectLog, words: &mut Words) {
@@ -31,7 +43,8 @@ impl<'c> OrderStream<'c> {
             if self.add(sale, &facts.entries[at], words) {
                 continue;
             }
-            let floor = Effect::StreamFloor { ms: self.key.stream_last_ms() + 1 };
+            let (last_ms, _) = self.key.stream_last_id();
+            let floor = Effect::StreamFloor { ms: last_ms.saturating_add(1), no: 0 };
             log.put_first(&floor);
             sale.apply(sale.clock_ms(), &floor, &mut Facts::default());
             if !self.add(sale, &facts.entries[at], words) {

@@ -145,8 +145,8 @@ impl Key<'_> {
         status == raw::REDISMODULE_OK as c_int
     }
 
-    /// The time part of the stream's latest id; 0 if it has none.
-    pub fn stream_last_ms(&self) -> u64 {
+    /// The stream's latest id, time and sequence; zeros if it has no entry.
+    pub fn stream_last_id(&self) -> (u64, u64) {
         const REVERSED: c_int = raw::REDISMODULE_STREAM_ITERATOR_REVERSE as c_int;
         let mut id = raw::RedisModuleStreamID { ms: 0, seq: 0 };
         let mut fields: c_long = 0;
@@ -155,11 +155,11 @@ impl Key<'_> {
             let nobody = std::ptr::null_mut();
             if api!(RedisModule_StreamIteratorStart)(self.raw, REVERSED, nobody, nobody) != raw::REDISMODULE_OK as c_int
             {
-                return 0;
+                return (0, 0);
             }
             let found = api!(RedisModule_StreamIteratorNextID)(self.raw, &mut id, &mut fields);
             api!(RedisModule_StreamIteratorStop)(self.raw);
-            if found == raw::REDISMODULE_OK as c_int { id.ms } else { 0 }
+            if found == raw::REDISMODULE_OK as c_int { (id.ms, id.seq) } else { (0, 0) }
         }
     }
 }

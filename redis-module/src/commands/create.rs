@@ -54,7 +54,7 @@ impl Definition for Create {
             alloc_id: None,
             limit: None,
         }));
-        execute::create(call, &effects)?;
+        execute::create(call, effects)?;
         call.ctx.ok();
         Ok(())
     }
