@@ -70,8 +70,15 @@ impl Records {
     }
 
     fn heap_bytes(&self) -> usize {
-        const BYTES_PER_NODE: usize = 24;
-        let per_buyer = |buyer: &Buyer| buyer.name.len() + (buyer.by_sku.len() + buyer.live.len()) * BYTES_PER_NODE;
+        // Nodes of trees have room for 11 entries, and are about two thirds full.
+        const PER_NODE: usize = 8;
+        const SKU_NODE_BYTES: usize = 224;
+        const LIVE_NODE_BYTES: usize = 192;
+        let trees = |buyer: &Buyer| {
+            buyer.by_sku.len().div_ceil(PER_NODE) * SKU_NODE_BYTES
+                + buyer.live.len().div_ceil(PER_NODE) * LIVE_NODE_BYTES
+        };
+        let per_buyer = |buyer: &Buyer| buyer.name.len() + trees(buyer);
         let records = self.chunks.iter().map(|chunk| chunk.capacity() * size_of::<Buyer>());
         records.sum::<usize>()
             + self.chunks.iter().flatten().map(per_buyer).sum::<usize>()
