@@ -49,9 +49,8 @@ fn status(waiter: &mut Client) -> String {
 
 fn waiters_are_served_in_the_order_in_which_they_came(server: Server) {
     let (redis, mut client) = held_sale(server, 3);
-    let mut waiters: Vec<Client> = (0..3)
-        .map(|n| waiter(&redis, &format!("FLASH.RESERVE sale w{n} bob BLOCK 0 ITEMS red 1")))
-        .collect();
+    let mut waiters: Vec<Client> =
+        (0..3).map(|n| waiter(&redis, &format!("FLASH.RESERVE sale w{n} bob BLOCK 0 ITEMS red 1"))).collect();
     for (n, waiter) in waiters.iter_mut().enumerate() {
         client.line(&format!("FLASH.RELEASE sale first-{n}"));
         // A latecomer finds nothing: those who wait come first.
