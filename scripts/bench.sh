@@ -19,6 +19,10 @@ edge) packages=(-p flashsale-module -p flashsale-edge) ;;
     exit 2
     ;;
 esac
+if [ ! -e "tests/benches/$what.rs" ]; then
+    echo "bench: there is no benchmark of the $what yet: tests/benches/$what.rs is missing" >&2
+    exit 1
+fi
 cargo build --release --locked "${packages[@]}"
 export FLASHSALE_MODULE=$target/release/libflashsale.so FLASHSALE_BIN=$target/release/flashsale
 
