@@ -2633,23 +2633,28 @@ local NEEDS_MEMORY = {}
 local EVEN_WITHOUT_MEMORY = { 'allow-oom' }
 local READS = { 'no-writes', 'allow-oom' }
 
--- Makes a command a function. `least` and `most` are the numbers of words after the key.
-local function define(name, flags, least, most, run)
-  local function call(keys, argv)
-    local words = words_of(argv, (name:gsub('_', '.', 1)))
-    if #argv < least or #argv > most then
-      words:arity()
-    end
-    return run(keys[1], words)
+-- Calls `run` with a key and the words after it, of which there are `least` to `most`.
+local function call(name, least, most, run, key, argv)
+  local words = words_of(argv, (name:upper():gsub('_', '.', 1)))
+  if not key or #argv < least or #argv > most then
+    words:arity()
   end
+  return run(key, words)
+end
+
+-- Makes a command a function. `keyless`: its first word is no key, and may be given as none.
+local function define(name, flags, least, most, run, keyless)
   redis.register_function({
     function_name = name,
     flags = flags,
     callback = function(keys, argv)
-      if #keys ~= 1 then
+      local key = keys[1]
+      if keyless and not key then
+        key = table.remove(argv, 1)
+      elseif #keys ~= 1 then
         return redis.error_reply('ERR give exactly one key: FCALL ' .. name .. ' 1 key ...')
       end
-      local ok, reply = pcall(call, keys, argv)
+      local ok, reply = pcall(call, name, least, most, run, key, argv)
       if ok then
         return reply
       elseif type(reply) == 'table' and reply.fault then
@@ -2683,8 +2688,8 @@ define('flash_hold', READS, 1, 1, hold)
 define('flash_buyer', READS, 1, 1, buyer)
 define('flash_holds', READS, 1, ANY, holds)
 define('flash_audit', READS, 0, 0, audit)
-define('flash_shards', READS, 1, 1, shards)
-define('flash_route', READS, 2, 2, route)
+define('flash_shards', READS, 1, 1, shards, true)
+define('flash_route', READS, 2, 2, route, true)
 define('flash_throttle', NEEDS_MEMORY, 3, 4, throttle)
 
 -- The version of this library: 'VERSION layout LAYOUT'. Takes no key.

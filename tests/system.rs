@@ -17,6 +17,7 @@ mod harness_works;
 mod hostile_data;
 mod keyspace;
 mod load;
+mod lua_library;
 mod order_stream;
 mod oversell;
 mod raw_commands_python;

@@ -21,6 +21,7 @@
 
 pub mod artifacts;
 mod client;
+mod clock;
 mod cluster;
 pub mod http;
 mod ports;
@@ -36,6 +37,7 @@ pub mod token;
 mod wait;
 
 pub use client::Client;
+pub use clock::Clock;
 pub use cluster::{Cluster, ClusterBuilder};
 pub use ports::free_port;
 pub use proxy::{Addresses, Proxy, ProxyBuilder, TOKEN_SECRET};

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::ports::free_port;
 use crate::process::Process;
-use crate::{Client, Reply, Server, artifacts, wait_until};
+use crate::{Client, Clock, Reply, Server, artifacts, wait_until};
 
 /// How long a server may take to start, load its data, or follow its primary.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,6 +27,7 @@ pub struct RedisServerBuilder {
     append_only: Option<AppendFsync>,
     cluster: bool,
     replica_of: Option<u16>,
+    clock: Option<(PathBuf, PathBuf)>,
     arguments: Vec<String>,
 }
 
@@ -57,6 +58,12 @@ impl RedisServerBuilder {
     /// Starts as a replica.
     pub fn replica_of(mut self, primary: &RedisServer) -> Self {
         self.replica_of = Some(primary.port());
+        self
+    }
+
+    /// Takes the time of day from a clock that the test moves, and that must live as long as the server.
+    pub fn clock(mut self, clock: &Clock) -> Self {
+        self.clock = Some(clock.files());
         self
     }
 
@@ -119,6 +126,9 @@ impl RedisServerBuilder {
         if let Some(primary) = self.replica_of {
             command.args(["--replicaof", "127.0.0.1", &primary.to_string()]);
         }
+        if let Some((library, file)) = &self.clock {
+            command.env("LD_PRELOAD", library).env("FLASHSALE_TEST_CLOCK", file);
+        }
         command.args(&self.arguments);
         if let Some(arguments) = &self.module {
             command.arg("--loadmodule").arg(artifacts::module()).args(arguments);
@@ -148,6 +158,7 @@ impl RedisServer {
             append_only: None,
             cluster: false,
             replica_of: None,
+            clock: None,
             arguments: Vec::new(),
         }
     }
