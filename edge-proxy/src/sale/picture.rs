@@ -92,7 +92,9 @@ impl Picture {
     /// Takes over what the state channel said while this picture was on its way.
     pub fn keep_news_of(&mut self, before: &Picture) {
         for (sku, picture) in &mut self.skus {
-            picture.news = before.skus.get(sku).and_then(|before| before.news);
+            let asked_at = self.asked_at;
+            let news = before.skus.get(sku).and_then(|before| before.news);
+            picture.news = news.filter(|news| news.heard_at > asked_at);
         }
     }
 
@@ -158,10 +160,13 @@ impl Picture {
     /// What there is of a SKU: by the picture or by the news, whichever is later. The channel says `soldout`
     /// when neither available nor held units are left, and `available` when the first comes back.
     fn holding(&self, picture: &SkuPicture) -> Holding {
-        match picture.news {
-            Some(news) if news.heard_at > self.asked_at && news.available => Holding::Some,
-            Some(news) if news.heard_at > self.asked_at => Holding::Nothing,
-            _ => match (picture.counters.available, picture.counters.held) {
+        let counters = &picture.counters;
+        // Heard while the picture was on its way, news may be older than the picture all the same.
+        let later = |news: &News| news.heard_at > self.asked_at && news.version > counters.version;
+        match picture.news.filter(later) {
+            Some(news) if news.available => Holding::Some,
+            Some(_) => Holding::Nothing,
+            None => match (counters.available, counters.held) {
                 (0, 0) => Holding::Nothing,
                 (0, _) => Holding::OnlyHeld,
                 _ => Holding::Some,
@@ -268,8 +273,15 @@ mod tests {
         before.hear(b"S", true, 8);
         assert_eq!(verdict(&before), None);
 
-        // A picture asked for before the news does not overrule it; one asked for later does.
+        // Of a picture under way when the news came, the version tells which is later.
+        let mut later_by_version = sale(5, 0);
+        later_by_version.skus[0].1.version = 9;
         before.hear(b"S", false, 9);
+        let mut overtaking = Picture::new(later_by_version, before.asked_at);
+        overtaking.keep_news_of(&before);
+        assert_eq!(verdict(&overtaking), None);
+
+        // A picture asked for before the news does not overrule it; one asked for later does.
         let mut overtaken = Picture::new(sale(5, 0), before.asked_at);
         overtaken.keep_news_of(&before);
         assert!(verdict(&overtaken).is_some());

@@ -106,6 +106,8 @@ pub struct SkuView {
     pub granted: u64,
     pub accepted: u64,
     pub limit: u64,
+    /// Of the last message of the state channel about this SKU; 0 if the server does not tell.
+    pub version: u64,
 }
 
 /// Reads the reply of a [`Command`](super::Command).
@@ -232,6 +234,7 @@ fn skus(value: Value) -> Result<Vec<(Bytes, SkuView)>, StoreError> {
                     "granted" => view.granted = count,
                     "accepted" => view.accepted = count,
                     "limit" => view.limit = count,
+                    "version" => view.version = count,
                     _ => {}
                 }
             }
