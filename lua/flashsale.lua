@@ -560,6 +560,8 @@ local function sale_at(key)
     changed = false,
     -- For the order stream and the state channel, in their order.
     entries = {}, news = {},
+    -- How many entries earlier steps of the same command have added, which are not written yet.
+    entries_before = 0,
   }, Sale)
 end
 
@@ -1411,14 +1413,13 @@ function Sale:refuse_place_and_time(buyer)
   end
 end
 
--- The order stream's length; an error if something else is in its place.
+-- The order stream's length when the step began; an error if something else is in its place.
 function Sale:stream_length()
   local length = redis.pcall('XLEN', self.keys.orders)
   if type(length) == 'table' then
     fault('%s', length.err:find('^WRONGTYPE') and STREAM_WRONGTYPE or length.err)
   end
-  -- Entries of this command that are not written yet.
-  return length + #self.entries
+  return length + self.entries_before
 end
 
 function Sale:refuse_backlog()
@@ -1650,6 +1651,7 @@ local WRITES_ORDERS = { flash_order = true, flash_confirm = true, flash_return =
 
 -- Runs a step on a sale: treats what is due, decides, writes. Also a misuse leaves what it found due ended.
 local function step(sale, command, pick, decide)
+  sale.entries_before = #sale.entries
   if sale.events == 'ALL' or sale.events == 'ORDERS' and WRITES_ORDERS[command] then
     sale:stream_length()
   end

@@ -135,7 +135,9 @@ impl<'c> Call<'c, '_> {
         let sale = value.sale()?;
         let stream_use = stream_use(sale, command);
         let limit = sale.settings().backlog;
-        let may_be_full = value.stream_len_bound().is_none_or(|bound| bound >= limit);
+        // Entries of earlier commands of the same step are not written yet.
+        let pending = self.state.facts.entries.len() as u64;
+        let may_be_full = value.stream_len_bound().is_none_or(|bound| bound + pending >= limit);
         let must_open = match stream_use {
             StreamUse::Writes => true,
             StreamUse::HeedsBacklog => may_be_full,
@@ -149,7 +151,7 @@ impl<'c> Call<'c, '_> {
                 value.set_stream_len(stream.len());
             }
         }
-        Ok(value.stream_len_bound().unwrap_or(0))
+        Ok(value.stream_len_bound().unwrap_or(0) + pending)
     }
 
     /// Looks at the sale in the key.

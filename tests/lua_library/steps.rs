@@ -231,7 +231,9 @@ impl Episode {
 
     fn look(&mut self) -> String {
         let key = self.key.clone();
-        match self.below(8) {
+        match self.below(10) {
+            8 => format!("SHARDS sale {}", 1 + self.below(40)),
+            9 => self.throttle(),
             0 | 1 => format!("HOLD {key} {}", self.id()),
             2 | 3 => format!("BUYER {key} {}", self.pick(&BUYERS)),
             4 => self.page(),
@@ -239,6 +241,15 @@ impl Episode {
             6 => format!("ROUTE sale {} {}", 1 + self.below(20), self.pick(&BUYERS)),
             _ => format!("INFO {key}"),
         }
+    }
+
+    /// A rate limit, from one each month to billions each second.
+    fn throttle(&mut self) -> String {
+        let burst = [0, 3, 15, (1_u64 << 32) - 1][self.random.random_range(0..4)];
+        let count = [1, 7, 30, 1_000_003, 1_u64 << 32][self.random.random_range(0..5)];
+        let period_s = [1, 2, 60, 30 * 86_400][self.random.random_range(0..4)];
+        let quantity = [0, 1, 1, 2, 9, 1_u64 << 31][self.random.random_range(0..6)];
+        format!("THROTTLE limit{} {burst} {count} {period_s} {quantity}", self.below(3))
     }
 
     /// A page of holds; all of them where their numbers may differ.
