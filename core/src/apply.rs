@@ -165,7 +165,7 @@ impl Sale {
         if sold.is_empty() || !sold.iter().all(within) {
             return Err("a confirmation of more than is held");
         }
-        self.buyers.remove_held(&self.holds, slot);
+        self.buyers.confirm(&self.holds, slot, &held, &sold);
         self.deadlines.remove(&mut self.holds, slot, &held);
         for &(sku, qty) in &held {
             let sku = self.skus.get_mut(sku);
@@ -187,7 +187,6 @@ impl Sale {
         let record = self.holds.get_mut(slot);
         record.state = State::Confirmed;
         record.set_order_no(0);
-        self.buyers.add(&self.holds, &self.extras, slot);
         self.live_holds -= 1;
         self.orders += 1;
         self.note_hold(EntryKind::Confirmed, at_ms, slot, &sold, None, facts);
@@ -245,13 +244,13 @@ impl Sale {
         if deadline < began || deadline - began > bounds::MAX_HOLD_MS {
             return Err("a deadline out of bounds");
         }
+        let before = record.time_ms();
         let items = self.holds.items(slot);
-        self.buyers.remove_held(&self.holds, slot);
         self.deadlines.remove(&mut self.holds, slot, &items);
         let record = self.holds.get_mut(slot);
         record.set_time_ms(deadline);
         record.life_ms = (deadline - began) as u32;
-        self.buyers.add(&self.holds, &self.extras, slot);
+        self.buyers.move_deadline(&self.holds, slot, before);
         self.deadlines.insert(&mut self.holds, slot, &items);
         Ok(())
     }

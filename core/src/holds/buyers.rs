@@ -149,7 +149,11 @@ impl Buyers {
     }
 
     fn entry(&self, store: &HoldStore, name: &[u8]) -> Option<u32> {
-        self.index.find(store.hash(name), |entry| self.name_of(store, entry) == name)
+        self.entry_of(store, name, store.hash(name))
+    }
+
+    fn entry_of(&self, store: &HoldStore, name: &[u8], hash: u64) -> Option<u32> {
+        self.index.find(hash, |entry| self.name_of(store, entry) == name)
     }
 
     fn name_of<'a>(&'a self, store: &'a HoldStore, entry: u32) -> &'a [u8] {
@@ -212,14 +216,18 @@ impl Buyers {
     /// Counts a hold or an order that has just been stored.
     pub fn add(&mut self, store: &HoldStore, extras: &BTreeMap<u32, Box<Extra>>, slot: u32) {
         let name = store.buyer(slot);
-        match self.entry(store, name) {
-            None => self.insert_entry(store, name, slot),
+        let hash = store.hash(name);
+        match self.entry_of(store, name, hash) {
+            None => {
+                let records = &self.records;
+                self.index.insert(hash, slot, |entry| hash_of(records, store, entry));
+            }
             Some(entry) if entry & RECORD_BIT == 0 => {
                 let mut buyer = Buyer { name: name.into(), ..Buyer::default() };
                 buyer.count(store, extras, entry);
                 buyer.count(store, extras, slot);
                 let record = self.records.insert(buyer);
-                if let Some(found) = self.index.find_mut(store.hash(name), |candidate| candidate == entry) {
+                if let Some(found) = self.index.find_mut(hash, |candidate| candidate == entry) {
                     *found = record | RECORD_BIT;
                 }
             }
@@ -227,22 +235,40 @@ impl Buyers {
         }
     }
 
-    fn insert_entry(&mut self, store: &HoldStore, name: &[u8], entry: u32) {
-        let records = &self.records;
-        self.index.insert(store.hash(name), entry, |entry| hash_of(records, store, entry));
-    }
-
     fn remove_entry(&mut self, store: &HoldStore, name: &[u8], entry: u32) {
         let records = &self.records;
         self.index.remove(store.hash(name), |found| found == entry, |entry| hash_of(records, store, entry));
     }
 
-    /// Takes a live hold off its buyer: it has ended, or is about to be counted anew.
+    /// The record of the buyer of a hold; `None` if the hold alone stands for its buyer.
+    fn record_of(&mut self, store: &HoldStore, slot: u32) -> Option<&mut Buyer> {
+        let entry = self.entry(store, store.buyer(slot))?;
+        (entry & RECORD_BIT != 0).then(|| self.records.get_mut(entry & !RECORD_BIT))
+    }
+
+    /// A live hold becomes an order of `sold`, which may be less than was `held`.
+    pub fn confirm(&mut self, store: &HoldStore, slot: u32, held: &[(u16, u32)], sold: &[(u16, u32)]) {
+        let deadline = store.get(slot).time_ms();
+        let Some(buyer) = self.record_of(store, slot) else { return };
+        buyer.live.remove(&(deadline, slot));
+        buyer.take(held, |sums| &mut sums.held);
+        buyer.give(sold, |sums| &mut sums.sold);
+    }
+
+    /// The deadline of a live hold moves to the one that is stored now.
+    pub fn move_deadline(&mut self, store: &HoldStore, slot: u32, from_ms: u64) {
+        let to_ms = store.get(slot).time_ms();
+        let Some(buyer) = self.record_of(store, slot) else { return };
+        buyer.live.remove(&(from_ms, slot));
+        buyer.live.insert((to_ms, slot));
+    }
+
+    /// Takes a live hold off its buyer: it has ended.
     pub fn remove_held(&mut self, store: &HoldStore, slot: u32) {
         let deadline = store.get(slot).time_ms();
         self.take_off(store, slot, |buyer| {
             buyer.live.remove(&(deadline, slot));
-            buyer.change(&store.items(slot), |sums| &mut sums.held);
+            buyer.take(&store.items(slot), |sums| &mut sums.held);
         });
     }
 
@@ -252,7 +278,7 @@ impl Buyers {
         if self.entry(store, name) == Some(slot) && !all {
             return;
         }
-        self.take_off(store, slot, |buyer| buyer.change(items, |sums| &mut sums.sold));
+        self.take_off(store, slot, |buyer| buyer.take(items, |sums| &mut sums.sold));
     }
 
     fn take_off(&mut self, store: &HoldStore, slot: u32, change: impl FnOnce(&mut Buyer)) {
@@ -291,21 +317,25 @@ fn hash_of(records: &Records, store: &HoldStore, entry: u32) -> u64 {
 impl Buyer {
     fn count(&mut self, store: &HoldStore, extras: &BTreeMap<u32, Box<Extra>>, slot: u32) {
         let record = store.get(slot);
-        let held = record.state == State::Held;
-        let mut items = store.items(slot);
-        if held {
+        let items = store.items(slot);
+        if record.state == State::Held {
             self.live.insert((record.time_ms(), slot));
+            self.give(&items, |sums| &mut sums.held);
         } else {
-            items = kept_items(&items, extras.get(&slot).map(Box::as_ref));
+            let kept = kept_items(&items, extras.get(&slot).map(Box::as_ref));
+            self.give(&kept, |sums| &mut sums.sold);
         }
-        for (sku, qty) in items {
+    }
+
+    fn give(&mut self, items: &[(u16, u32)], part: impl Fn(&mut HeldSold) -> &mut u64) {
+        for &(sku, qty) in items {
             for sums in [self.by_sku.entry(sku).or_default(), &mut self.total] {
-                *if held { &mut sums.held } else { &mut sums.sold } += u64::from(qty);
+                *part(sums) += u64::from(qty);
             }
         }
     }
 
-    fn change(&mut self, items: &[(u16, u32)], part: impl Fn(&mut HeldSold) -> &mut u64) {
+    fn take(&mut self, items: &[(u16, u32)], part: impl Fn(&mut HeldSold) -> &mut u64) {
         for &(sku, qty) in items {
             *part(&mut self.total) -= u64::from(qty);
             if let Some(sums) = self.by_sku.get_mut(&sku) {
