@@ -3,6 +3,7 @@
 mod bad_input;
 mod blocking;
 mod cluster;
+mod copy_rename_move;
 mod demo;
 mod durability;
 mod edge_bad_input;
@@ -27,5 +28,7 @@ mod relay_faults;
 mod relay_orders;
 mod relay_setup;
 mod replication;
+mod server_info_and_config;
 mod throttle;
+mod tracking_and_watch;
 mod whole_path;

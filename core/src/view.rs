@@ -135,6 +135,16 @@ impl Sale {
         self.deadlines.first_sweep_ms()
     }
 
+    /// Live holds, also those that are due and not yet ended.
+    pub fn live_holds(&self) -> u64 {
+        self.live_holds
+    }
+
+    /// Orders ever confirmed.
+    pub fn orders(&self) -> u64 {
+        self.orders
+    }
+
     /// Number of the latest order stream entry.
     pub fn entries(&self) -> u64 {
         self.entry_no

@@ -3,14 +3,16 @@
 use crate::execute::Fault;
 use crate::expiry::Schedule;
 use crate::server::{Ctx, Io, Key, ServerString, api, digest_part};
-use crate::state;
+use crate::totals::Share;
 use crate::typed::NativeType;
+use crate::{server, state};
 use flashsale_core::Sale;
 use flashsale_core::snapshot::Loader;
 use redis_module::raw;
 use std::ffi::{CStr, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+use std::sync::{Arc, Weak};
 
 /// The type's name in RDB files: nine characters, for ever.
 const NAME: &CStr = c"flashsale";
@@ -26,6 +28,10 @@ pub(crate) struct Value {
     scheduled_ms: u64,
     /// An upper bound of the order stream's length, which others only shorten; not replicated.
     stream_len_bound: Option<u64>,
+    /// What the server's totals have of this sale.
+    share: Share,
+    /// Dropped with the value: whether it lives on after its key was deleted or renamed.
+    life: Arc<()>,
 }
 
 enum Content {
@@ -35,12 +41,19 @@ enum Content {
 }
 
 impl Value {
+    fn new(content: Content) -> Self {
+        let (share, life) = (Share::new(), Arc::new(()));
+        Self { content, scheduled_ms: u64::MAX, stream_len_bound: None, share, life }
+    }
+
     pub fn ready(sale: Sale) -> Self {
-        Self { content: Content::Ready(sale), scheduled_ms: u64::MAX, stream_len_bound: None }
+        let mut value = Self::new(Content::Ready(sale));
+        value.update_share();
+        value
     }
 
     pub fn loading(loader: Loader) -> Self {
-        Self { content: Content::Loading(Some(loader)), scheduled_ms: u64::MAX, stream_len_bound: None }
+        Self::new(Content::Loading(Some(loader)))
     }
 
     pub fn sale(&self) -> Result<&Sale, Fault> {
@@ -83,8 +96,15 @@ impl Value {
         self.stream_len_bound = self.stream_len_bound.map(|bound| bound + entries as u64);
     }
 
-    /// Has the key looked at when its first hold is due, if that is not planned yet.
+    fn update_share(&mut self) {
+        if let Content::Ready(sale) = &self.content {
+            self.share.update(sale.live_holds(), sale.orders());
+        }
+    }
+
+    /// Ends every step: has the key looked at when its first hold is due, if that is not planned yet.
     pub fn schedule(&mut self, schedule: &mut Schedule, key: impl FnOnce() -> (c_int, Vec<u8>)) {
+        self.update_share();
         let Content::Ready(sale) = &self.content else { return };
         let Some(due_ms) = sale.first_sweep_ms() else { return };
         let lost = self.scheduled_ms.saturating_add(LOST_AFTER_MS) < sale.clock_ms();
@@ -93,6 +113,12 @@ impl Value {
             let (db, name) = key();
             schedule.add(due_ms, db, &name);
         }
+    }
+
+    /// Tells whether the value lives, if a timer must know it.
+    fn watch(&self) -> Option<Weak<()>> {
+        let Content::Ready(sale) = &self.content else { return None };
+        sale.first_sweep_ms().map(|_| Arc::downgrade(&self.life))
     }
 
     /// The planned look has come.
@@ -128,7 +154,8 @@ pub(crate) fn register(ctx: Ctx<'_>) -> Option<NativeType<Value>> {
     methods.digest = Some(digest);
     methods.free = Some(free);
     methods.free_effort = Some(free_effort);
-    methods.copy = Some(copy);
+    methods.unlink2 = Some(unlink);
+    methods.copy2 = Some(copy);
     // SAFETY: the context is that of OnLoad; the server copies the methods, which make and take boxes of `Value`.
     unsafe {
         let raw = api!(RedisModule_CreateDataType)(ctx.raw(), NAME.as_ptr(), ENCODING_VERSION, &mut methods);
@@ -205,7 +232,7 @@ unsafe extern "C" fn digest(digest: *mut raw::RedisModuleDigest, value: *mut c_v
     }));
 }
 
-/// May run on a background thread: a [`Value`] is owned data and touches no globals.
+/// May run on a background thread: a [`Value`] is owned data, and of globals it touches the totals alone.
 unsafe extern "C" fn free(value: *mut c_void) {
     // SAFETY: made by `Box::into_raw`, freed once.
     drop(unsafe { Box::from_raw(value.cast::<Value>()) });
@@ -216,15 +243,30 @@ unsafe extern "C" fn free_effort(_key: *mut raw::RedisModuleString, value: *cons
     unsafe { sale(value) }.map_or(1, |sale| 1 + sale.heap_bytes() / 4096)
 }
 
-unsafe extern "C" fn copy(
-    _from: *mut raw::RedisModuleString,
-    _to: *mut raw::RedisModuleString,
-    value: *const c_void,
-) -> *mut c_void {
+/// The value leaves its key. If it is not freed it has been renamed or moved: the timer must find it again.
+unsafe extern "C" fn unlink(_key: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) {
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        let value = unsafe { value.cast::<Value>().as_ref() };
+        if let Some(life) = value.and_then(Value::watch) {
+            state::try_with(|state| {
+                let now_ms = state.now();
+                state.search.unlinked(now_ms, life);
+            });
+        }
+    }));
+}
+
+unsafe extern "C" fn copy(key: *mut raw::RedisModuleKeyOptCtx, value: *const c_void) -> *mut c_void {
     let Some(sale) = (unsafe { sale(value) }) else { return std::ptr::null_mut() };
-    let copied = catch_unwind(AssertUnwindSafe(|| duplicate(sale)));
+    let copied = catch_unwind(AssertUnwindSafe(|| {
+        let mut copy = Value::ready(duplicate(sale)?);
+        // SAFETY: the context is that of the running callback.
+        let (db, name) = unsafe { server::copied_to(key) };
+        state::try_with(|state| copy.schedule(&mut state.schedule, || (db, name)));
+        Some(copy)
+    }));
     match copied {
-        Ok(Some(sale)) => Box::into_raw(Box::new(Value::ready(sale))).cast(),
+        Ok(Some(copy)) => Box::into_raw(Box::new(copy)).cast(),
         _ => std::ptr::null_mut(),
     }
 }

@@ -4,34 +4,54 @@
 //! right answers. A schedule knows when each key should be looked at; a timer takes those whose time has
 //! come, a bounded number of holds at a time, on primaries only and never while the server keeps quiet.
 
+use crate::config::{SWEEP_HOLDS_PER_TICK, SWEEP_INTERVAL_MS, SWEEP_KEYS_PER_TICK};
 use crate::data_type::SaleKey;
-use crate::execute;
 use crate::server::{Access, Ctx, OwnedString, must_keep_quiet};
 use crate::state::{self, State};
+use crate::{execute, search, totals};
 use redis_module::raw;
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// How often the schedule is looked at, in ms.
-const TICK_MS: i64 = 25;
 /// After a tick that left due holds behind, the next one comes this soon, in ms.
 const HURRIED_TICK_MS: i64 = 1;
-/// Most holds ended in one tick: about a quarter of a millisecond.
-const HOLDS_PER_TICK: usize = 512;
-/// Most keys looked at in one tick.
-const KEYS_PER_TICK: usize = 128;
 
 /// When to look at which key. A key that is gone or was renamed is dropped when its time comes.
 #[derive(Default)]
 pub(crate) struct Schedule {
     due: BTreeSet<(u64, c_int, Vec<u8>)>,
+    ended: u64,
 }
+
+/// Keys whose time has come.
+pub(crate) struct Backlog {
+    /// How many, up to [`MOST_COUNTED`].
+    pub keys: usize,
+    /// For how long the first has been waiting.
+    pub lag_ms: u64,
+}
+
+/// So many due keys are counted.
+const MOST_COUNTED: usize = 1_000;
 
 impl Schedule {
     /// Looks at a key no later than `at_ms`. Earlier entries of it stay and do no harm.
     pub fn add(&mut self, at_ms: u64, db: c_int, key: &[u8]) {
         self.due.insert((at_ms, db, key.to_vec()));
+    }
+
+    /// What is due and has not been looked at.
+    pub fn backlog(&self, now_ms: u64) -> Backlog {
+        let due = self.due.iter().take_while(|(at_ms, ..)| *at_ms <= now_ms).take(MOST_COUNTED);
+        let keys = due.map(|(_, db, key)| (db, key)).collect::<BTreeSet<_>>().len();
+        let first_ms = self.due.first().map_or(now_ms, |(at_ms, ..)| *at_ms);
+        Backlog { keys, lag_ms: now_ms.saturating_sub(first_ms) }
+    }
+
+    /// Holds that the timer has ended since the server started.
+    pub fn ended(&self) -> u64 {
+        self.ended
     }
 
     fn take_due(&mut self, now_ms: u64) -> Option<(c_int, Vec<u8>)> {
@@ -54,7 +74,7 @@ impl Schedule {
 
 /// Starts the timer; it starts itself again for ever.
 pub(crate) fn start(ctx: Ctx<'_>) {
-    ctx.start_timer(TICK_MS, on_timer);
+    ctx.start_timer(SWEEP_INTERVAL_MS.get(), on_timer);
 }
 
 /// # Safety
@@ -64,11 +84,13 @@ unsafe extern "C" fn on_timer(raw: *mut raw::RedisModuleCtx, _data: *mut c_void)
     let ctx = unsafe { Ctx::from_raw(raw) };
     let flags = ctx.flags();
     let idle = flags.is_replica() || flags.is_loading() || must_keep_quiet();
+    let interval_ms = SWEEP_INTERVAL_MS.get();
     let tick =
-        if idle { Ok(TICK_MS) } else { catch_unwind(AssertUnwindSafe(|| state::with(|state| tick(ctx, state)))) };
+        if idle { Ok(interval_ms) } else { catch_unwind(AssertUnwindSafe(|| state::with(|state| tick(ctx, state)))) };
     let next_ms = tick.unwrap_or_else(|_| {
+        totals::count_bug();
         ctx.warn("flashsale: a bug stopped a sweep of due holds; commands still treat them");
-        TICK_MS
+        interval_ms
     });
     ctx.start_timer(next_ms, on_timer);
 }
@@ -76,10 +98,15 @@ unsafe extern "C" fn on_timer(raw: *mut raw::RedisModuleCtx, _data: *mut c_void)
 /// Ends due holds, and says when to come back.
 fn tick(ctx: Ctx<'_>, state: &mut State) -> i64 {
     let now_ms = state.now();
-    let mut left = HOLDS_PER_TICK;
-    for _ in 0..KEYS_PER_TICK {
-        let Some((db, key)) = state.schedule.take_due(now_ms) else { return TICK_MS };
-        left -= sweep(ctx, state, db, &key, left);
+    search::step(ctx, state, now_ms);
+    let mut left = SWEEP_HOLDS_PER_TICK.get() as usize;
+    for _ in 0..SWEEP_KEYS_PER_TICK.get() {
+        let Some((db, key)) = state.schedule.take_due(now_ms) else {
+            return if state.search.is_running() { HURRIED_TICK_MS } else { SWEEP_INTERVAL_MS.get() };
+        };
+        let ended = sweep(ctx, state, db, &key, left);
+        state.schedule.ended += ended as u64;
+        left -= ended;
         if left == 0 {
             break;
         }

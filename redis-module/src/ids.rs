@@ -19,6 +19,11 @@ impl IdMaker {
         self.sequence = 0;
     }
 
+    /// The first half of the ids made now.
+    pub fn incarnation(&self) -> String {
+        format!("{:08x}", self.incarnation)
+    }
+
     /// An id that the sale does not know, whatever ids its clients have chosen themselves.
     pub fn next(&mut self, sale: &Sale) -> Vec<u8> {
         loop {

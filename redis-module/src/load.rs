@@ -1,7 +1,7 @@
 //! Loading the module: types, commands, events, the timer.
 
-use crate::server::{Ctx, ServerString, api};
-use crate::{commands, data_type, expiry, rate_type, server, state};
+use crate::server::{Ctx, api};
+use crate::{commands, config, data_type, expiry, info, rate_type, server, state};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,7 +31,10 @@ pub unsafe extern "C" fn RedisModule_OnLoad(
     // SAFETY: the context lives until this returns.
     let ctx = unsafe { Ctx::from_raw(raw) };
     if argc > 0 {
-        ctx.warn("flashsale: the module takes no arguments: leave them out of loadmodule");
+        ctx.warn(
+            "flashsale: the module takes no arguments: leave them out of loadmodule, and give settings as \
+             flashsale.NAME in redis.conf, by CONFIG SET, or by MODULE LOADEX ... CONFIG",
+        );
         return REFUSED;
     }
     let loaded = catch_unwind(AssertUnwindSafe(|| load(ctx)));
@@ -68,6 +71,16 @@ fn load(ctx: Ctx<'_>) -> bool {
         ctx.warn("flashsale: the server refuses a command: is another module using FLASH.*?");
         return false;
     }
+    if !config::register(ctx) {
+        ctx.warn(
+            "flashsale: the server refuses a setting: CONFIG GET flashsale.* shows them once the module is loaded",
+        );
+        return false;
+    }
+    if !info::register(ctx) {
+        ctx.warn("flashsale: the server refuses the INFO section");
+        return false;
+    }
     subscribe(ctx);
     expiry::start(ctx);
     true
@@ -89,7 +102,6 @@ fn subscribe(ctx: Ctx<'_>) {
         let subscribe = api!(RedisModule_SubscribeToServerEvent);
         subscribe(ctx.raw(), event(raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED), Some(on_role_change));
         subscribe(ctx.raw(), event(raw::REDISMODULE_EVENT_SWAPDB), Some(on_swap_db));
-        api!(RedisModule_SubscribeToKeyspaceEvents)(ctx.raw(), raw::REDISMODULE_NOTIFY_GENERIC, Some(on_key_event));
     }
 }
 
@@ -114,21 +126,4 @@ unsafe extern "C" fn on_swap_db(
     // SAFETY: the event's data is this structure.
     let Some(info) = (unsafe { data.cast::<raw::RedisModuleSwapDbInfo>().as_ref() }) else { return };
     state::try_with(|state| state.schedule.swap_dbs(info.dbnum_first, info.dbnum_second));
-}
-
-/// A sale under a new name must be found by its deadlines.
-unsafe extern "C" fn on_key_event(
-    raw: *mut raw::RedisModuleCtx,
-    _kind: c_int,
-    event: *const c_char,
-    key: *mut raw::RedisModuleString,
-) -> c_int {
-    // SAFETY: the server gives a C string, a live key and a live context.
-    let event = unsafe { std::ffi::CStr::from_ptr(event) };
-    if matches!(event.to_bytes(), b"rename_to" | b"move_to" | b"copy_to") {
-        let (ctx, key) = unsafe { (Ctx::from_raw(raw), ServerString::from_raw(key)) };
-        let db = ctx.selected_db();
-        state::try_with(|state| state.schedule.add(0, db, key.bytes()));
-    }
-    OK
 }

@@ -6,6 +6,7 @@
 use crate::execute::Fault;
 use crate::server::{Access, Ctx, Io, ServerString, api, digest_part};
 use crate::state::State;
+use crate::totals::{Counted, RATES};
 use crate::typed::NativeType;
 use flashsale_core::gcra::Arrival;
 use redis_module::raw;
@@ -20,6 +21,13 @@ const ENCODING_VERSION: c_int = 1;
 /// What a key of the type holds.
 pub(crate) struct Rate {
     arrival: Arrival,
+    _counted: Counted,
+}
+
+impl Rate {
+    fn new(arrival: Arrival) -> Self {
+        Self { arrival, _counted: Counted::new(&RATES) }
+    }
 }
 
 /// Asks the limit in a key, an empty key too, and keeps the new instant there if the answer brings one. Tells the
@@ -37,7 +45,7 @@ pub(crate) fn ask<V>(
     match known {
         Some(rate) => rate.arrival = arrival,
         None => {
-            let put = state.rate_type.put(&mut key, Rate { arrival });
+            let put = state.rate_type.put(&mut key, Rate::new(arrival));
             put.ok_or_else(|| Fault::Damaged("the key cannot be written".into()))?;
         }
     }
@@ -92,7 +100,7 @@ unsafe extern "C" fn rdb_load(io: *mut raw::RedisModuleIO, encoding_version: c_i
     }
     let bytes = io.load().and_then(|bytes| <[u8; 16]>::try_from(bytes).ok());
     match bytes.map(u128::from_le_bytes).and_then(Arrival::from_ticks) {
-        Some(arrival) => Box::into_raw(Box::new(Rate { arrival })).cast(),
+        Some(arrival) => Box::into_raw(Box::new(Rate::new(arrival))).cast(),
         None => refuse("malformed data"),
     }
 }
@@ -125,7 +133,7 @@ unsafe extern "C" fn copy(
     value: *const c_void,
 ) -> *mut c_void {
     match unsafe { arrival(value) } {
-        Some(arrival) => Box::into_raw(Box::new(Rate { arrival })).cast(),
+        Some(arrival) => Box::into_raw(Box::new(Rate::new(arrival))).cast(),
         None => std::ptr::null_mut(),
     }
 }

@@ -9,6 +9,8 @@ use redis_module::raw;
 use smallvec::SmallVec;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_longlong, c_void};
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 /// A function of the API that every supported server has: Redis 7.0 and Valkey 7.2 do. The pointers are set
@@ -338,6 +340,68 @@ impl<'c> Ctx<'c> {
     pub fn start_timer(self, ms: i64, callback: unsafe extern "C" fn(*mut raw::RedisModuleCtx, *mut c_void)) {
         // SAFETY: the callback needs no data.
         unsafe { api!(RedisModule_CreateTimer)(self.raw, ms, Some(callback), std::ptr::null_mut()) };
+    }
+}
+
+/// Where a scan of a database stands.
+pub(crate) struct ScanCursor(*mut raw::RedisModuleScanCursor);
+
+impl ScanCursor {
+    pub fn new() -> Self {
+        // SAFETY: takes nothing.
+        Self(unsafe { api!(RedisModule_ScanCursorCreate)() })
+    }
+}
+
+impl Drop for ScanCursor {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, dropped once.
+        unsafe { api!(RedisModule_ScanCursorDestroy)(self.0) }
+    }
+}
+
+impl Ctx<'_> {
+    /// Looks at a few keys of the selected database, which `look` must not change. `false` at the end.
+    pub fn scan(self, cursor: &mut ScanCursor, mut look: impl FnMut(ServerString<'_>, &Key<'_>)) -> bool {
+        /// # Safety
+        /// Called by the server alone during the call below, with `look` as data.
+        unsafe extern "C" fn on_key<F: FnMut(ServerString<'_>, &Key<'_>)>(
+            ctx: *mut raw::RedisModuleCtx,
+            name: *mut raw::RedisModuleString,
+            key: *mut raw::RedisModuleKey,
+            look: *mut c_void,
+        ) {
+            // SAFETY: all of them live until this returns; the key is the server's to close.
+            let (ctx, name) = unsafe { (Ctx::from_raw(ctx), ServerString::from_raw(name)) };
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                let look = unsafe { look.cast::<F>().as_mut() };
+                let Some(look) = look else { return };
+                if key.is_null() {
+                    look(name, &ctx.open(name, Access::Read));
+                } else {
+                    look(name, &ManuallyDrop::new(Key { raw: key, _callback: PhantomData }));
+                }
+            }));
+        }
+        fn callback<F: FnMut(ServerString<'_>, &Key<'_>)>(_: &F) -> raw::RedisModuleScanCB {
+            Some(on_key::<F>)
+        }
+        let on_key = callback(&look);
+        let data = std::ptr::from_mut(&mut look).cast::<c_void>();
+        // SAFETY: context and cursor are alive; the data is what the callback expects, for the time of the call.
+        unsafe { api!(RedisModule_Scan)(self.raw, cursor.0, on_key, data) != 0 }
+    }
+}
+
+/// Database and name of the key that a value is being copied to.
+///
+/// # Safety
+/// `key` is the context of a copy callback that is running.
+pub(crate) unsafe fn copied_to(key: *mut raw::RedisModuleKeyOptCtx) -> (c_int, Vec<u8>) {
+    unsafe {
+        let name = api!(RedisModule_GetToKeyNameFromOptCtx)(key);
+        let name = if name.is_null() { Vec::new() } else { ServerString::from_raw(name.cast_mut()).bytes().to_vec() };
+        (api!(RedisModule_GetToDbIdFromOptCtx)(key), name)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::expiry::Schedule;
 use crate::ids::IdMaker;
 use crate::order_stream::Words;
 use crate::rate_type::Rate;
+use crate::search::Search;
 use crate::server;
 use crate::typed::NativeType;
 use flashsale_core::Facts;
@@ -21,6 +22,7 @@ pub(crate) struct State {
     pub words: Words,
     pub ids: IdMaker,
     pub schedule: Schedule,
+    pub search: Search,
     pub waiters: Waiters,
     /// Keys the hash of ids, drawn at load.
     pub seed: [u64; 2],
@@ -39,6 +41,7 @@ thread_local! {
         words: Words::new(),
         ids: IdMaker::default(),
         schedule: Schedule::default(),
+        search: Search::default(),
         waiters: Waiters::default(),
         seed: [0; 2],
         now_ms: 0,

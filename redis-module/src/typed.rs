@@ -31,6 +31,11 @@ impl<T> NativeType<T> {
         (!raw.is_null()).then_some(Self { raw, _value: PhantomData })
     }
 
+    /// Whether an open key has a value of this type.
+    pub fn is_in(self, key: &Key<'_>) -> bool {
+        key.kind() == KeyKind::Module && key.value().0 == self.raw
+    }
+
     /// The value in an open key; `None` if the key is empty.
     pub fn of<'k>(self, key: &'k mut Key<'_>) -> Result<Option<&'k mut T>, Fault> {
         match key.kind() {

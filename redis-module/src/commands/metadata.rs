@@ -2,7 +2,7 @@
 
 use crate::server::{Ctx, api};
 use redis_module::raw;
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, CString, c_int};
 use std::ptr::{null, null_mut};
 
 /// What a command does to its key.
@@ -94,7 +94,41 @@ pub(super) fn register(ctx: Ctx<'_>, metadata: &Metadata, entry: CommandEntry) -
     let (name, flags) = (metadata.name.as_ptr(), metadata.flags.as_ptr());
     // SAFETY: the context is that of OnLoad, the names are C strings.
     let created = unsafe { api!(RedisModule_CreateCommand)(ctx.raw(), name, Some(entry), flags, first, last, step) };
-    created == raw::REDISMODULE_OK as c_int && describe(ctx, metadata)
+    created == raw::REDISMODULE_OK as c_int && describe(ctx, metadata) && categorise(ctx, metadata)
+}
+
+/// The category of all commands of the module.
+const CATEGORY: &CStr = c"flashsale";
+
+/// Makes the module's own ACL category, where the server has such.
+pub(super) fn add_category(ctx: Ctx<'_>) {
+    // SAFETY: a pointer of the API, set at load; Redis 7.0 and Valkey 8.0 lack it. The context is that of OnLoad.
+    unsafe {
+        if let Some(add) = raw::RedisModule_AddACLCategory
+            && add(ctx.raw(), CATEGORY.as_ptr()) != raw::REDISMODULE_OK as c_int
+        {
+            ctx.warn("flashsale: the server refuses the ACL category @flashsale");
+        }
+    }
+}
+
+/// ACL categories, where the server lets a module choose them.
+fn categorise(ctx: Ctx<'_>, metadata: &Metadata) -> bool {
+    // SAFETY: pointers of the API, set at load; Redis 7.0 lacks the second.
+    let (get, set) = unsafe { (raw::RedisModule_GetCommand, raw::RedisModule_SetCommandACLCategories) };
+    let (Some(get), Some(set)) = (get, set) else { return true };
+    let flags = metadata.flags.to_bytes().split(|&byte| byte == b' ');
+    let has = |flag: &[u8]| flags.clone().any(|word| word == flag);
+    let use_of_data = if has(b"write") { "write" } else { "read" };
+    let speed = if has(b"fast") { "fast" } else { "slow" };
+    // SAFETY: as above.
+    let own = unsafe { raw::RedisModule_AddACLCategory }.map_or("", |_| " flashsale");
+    let Ok(categories) = CString::new(format!("{use_of_data} {speed}{own}")) else { return false };
+    // SAFETY: the context is that of OnLoad; the server copies what it keeps.
+    unsafe {
+        let command = get(ctx.raw(), metadata.name.as_ptr());
+        !command.is_null() && set(command, categories.as_ptr()) == raw::REDISMODULE_OK as c_int
+    }
 }
 
 type CommandEntry = unsafe extern "C" fn(*mut raw::RedisModuleCtx, *mut *mut raw::RedisModuleString, c_int) -> c_int;

@@ -27,7 +27,7 @@ mod throttle;
 
 use crate::execute::{Call, Fault};
 use crate::server::{Ctx, ServerString};
-use crate::state;
+use crate::{state, totals};
 use flashsale_core::protocol::ParseError;
 use metadata::{Access, Arg, Metadata};
 use redis_module::raw;
@@ -45,6 +45,7 @@ trait Definition {
 
 /// Registers every command. `false` if the server refuses one.
 pub(crate) fn register(ctx: Ctx<'_>) -> bool {
+    metadata::add_category(ctx);
     one::<create::Create>(ctx)
         && one::<alter::Alter>(ctx)
         && one::<stock::Stock>(ctx)
@@ -91,6 +92,7 @@ unsafe extern "C" fn entry<D: Definition>(
     let ctx = unsafe { Ctx::from_raw(raw) };
     let words = unsafe { std::slice::from_raw_parts(argv, argc as usize) };
     if catch_unwind(AssertUnwindSafe(|| dispatch::<D>(ctx, words))).is_err() {
+        totals::count_bug();
         ctx.warn("flashsale: a bug stopped a command; please report it with the lines above");
         ctx.error("ERR a bug in the flashsale module stopped the command: please report it with the server's log");
     }
