@@ -35,6 +35,9 @@ fi
 # The system tests start the module and the proxy as they are built here: one profile, so that the
 # heavy dependencies are compiled once.
 step "cargo build"
+# First the module with faults on demand, for the tests that prove that a bug stops a command and not the server.
+cargo build -p flashsale-module --features fault-injection --locked
+cp "${CARGO_TARGET_DIR:-target}/debug/libflashsale.so" "${CARGO_TARGET_DIR:-target}/debug/libflashsale-faulty.so"
 cargo build --workspace --lib --bins --tests --locked
 
 runner=test
@@ -66,6 +69,8 @@ nightly)
     step "tests, long"
     # Read by the property tests: how many times the usual number of random cases.
     export FLASHSALE_CASES_FACTOR=${FLASHSALE_CASES_FACTOR:-50}
+    # How many commands the module and the Lua library are both asked, on each server.
+    export FLASHSALE_DIFFERENTIAL_STEPS=${FLASHSALE_DIFFERENTIAL_STEPS:-1000000}
     if [ $runner = nextest ]; then
         exec cargo nextest run --workspace --locked --no-fail-fast --profile nightly --run-ignored all
     else

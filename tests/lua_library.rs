@@ -6,7 +6,7 @@
 mod differential;
 mod steps;
 
-use flashsale_tests::{AppendFsync, Client, RedisServer, RedisServerBuilder, Reply, Server};
+use flashsale_tests::{AppendFsync, Client, Cluster, RedisServer, RedisServerBuilder, Reply, Server};
 use flashsale_tests::{artifacts, on_every_server, wait_until};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ on_every_server!(
     holds_that_fall_due_together_cost_each_command_little,
     a_deleted_sale_leaves_nothing_to_its_successor,
     a_newer_library_goes_on_with_the_sale,
+    a_sharded_sale_lives_in_a_cluster,
 );
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -324,4 +325,34 @@ fn a_newer_library_goes_on_with_the_sale(server: Server) {
     client.ok(&[b"FUNCTION".as_slice(), b"LOAD", b"REPLACE", &library()]);
     assert_eq!(client.says("ORDER sale:1 o2 ann ITEMS blue 1"), "[CONFIRMED o2 2]");
     assert_audit_is_clean(&mut client, "sale:1");
+}
+
+fn a_sharded_sale_lives_in_a_cluster(server: Server) {
+    let mut cluster = Cluster::builder(server).replicas_each(0).start();
+    for node in cluster.primaries() {
+        node.client().ok(&[b"FUNCTION".as_slice(), b"LOAD", &library()]);
+    }
+    let keys = cluster.primaries()[0].client().flash("SHARDS sale 3");
+    let keys: Vec<String> = keys.items().iter().map(|key| key.text()).collect();
+    let mut nodes: Vec<Client> = keys.iter().map(|key| cluster.client_for(key)).collect();
+    for (index, (key, node)) in keys.iter().zip(&mut nodes).enumerate() {
+        assert_eq!(node.says(&format!("CREATE {key} SHARD {index} 3 ITEMS red {}", 2 * index)), "OK");
+    }
+    // Ann's shard has nothing: it is given what another one has.
+    let home = keys.iter().position(|key| *key == nodes[0].says("ROUTE sale 3 ann")).expect("one of the shards");
+    let donor = if home == 2 { 1 } else { 2 };
+    let (key, other) = (&keys[home], &keys[donor]);
+    let mut listener = cluster.client_for(key);
+    listener.ok(&["SSUBSCRIBE", &format!("{key}:state")]);
+    assert_eq!(nodes[donor].says(&format!("RESERVE {other} h1 ann ITEMS red 1")), format!("[WRONGSHARD {key}]"));
+    nodes[home].says(&format!("STOCK {key} red {}", -2 * home as i64));
+    assert_eq!(listener.receive().expect("news").items()[2].text().split(' ').next(), Some("soldout"));
+    assert_eq!(nodes[home].says(&format!("RESERVE {key} h1 ann ITEMS red 1")), "[EMPTY red]");
+    assert_eq!(nodes[donor].flash(&format!("GRANT {other} red 1 TO {home} AFTER 0")).at(1).integer(), 1);
+    assert_eq!(nodes[home].says(&format!("ACCEPT {key} red FROM {donor} TOTAL 1")), "[ACCEPTED 1 1]");
+    assert_eq!(listener.receive().expect("news").items()[2].text().split(' ').next(), Some("available"));
+    assert_eq!(nodes[home].says(&format!("ORDER {key} h1 ann ITEMS red 1")), "[CONFIRMED h1 1]");
+    for (key, node) in keys.iter().zip(&mut nodes) {
+        assert_audit_is_clean(node, key);
+    }
 }
