@@ -32,8 +32,8 @@ impl Sale {
                 return self.apply_stock(at_ms, sku, *delta, *alloc_id, *limit, facts);
             }
             Effect::Reserve { .. } => return self.apply_reserve(at_ms, effect, facts),
-            Effect::Confirm { id, reference, items } => {
-                return self.apply_confirm(at_ms, id, *reference, items.as_ref(), facts);
+            Effect::Confirm { id, reference, meta, items } => {
+                return self.apply_confirm(at_ms, id, (*reference, *meta), items.as_ref(), facts);
             }
             Effect::Release { id, reason } => {
                 let slot = self.held(id)?;
@@ -154,7 +154,7 @@ impl Sale {
         &mut self,
         at_ms: u64,
         id: &[u8],
-        reference: Option<&[u8]>,
+        (reference, meta): (Option<&[u8]>, Option<&[u8]>),
         part: Option<&IndexedItems>,
         facts: &mut Facts,
     ) -> Fit {
@@ -177,12 +177,13 @@ impl Sale {
             sku.available -= u64::from(qty);
             sku.sold += u64::from(qty);
         }
+        facts.sold_last_held |= held.iter().any(|&(sku, _)| self.skus.get(sku).held == 0);
         if part.is_some() {
             self.extra(slot).confirmed_from = Some(held.as_slice().into());
             facts.freed_rest = true;
         }
-        if part.is_some() || reference.is_some() {
-            self.holds.rewrite(slot, &sold, reference);
+        if part.is_some() || reference.is_some() || meta.is_some() {
+            self.holds.rewrite(slot, &sold, (reference, meta));
         }
         let record = self.holds.get_mut(slot);
         record.state = State::Confirmed;
@@ -270,7 +271,7 @@ impl Sale {
         let before = self.holds.items(slot);
         if before != *items {
             self.extra(slot).confirmed_from = Some(before.as_slice().into());
-            self.holds.rewrite(slot, items, None);
+            self.holds.rewrite(slot, items, (None, None));
         }
         let record = self.holds.get_mut(slot);
         record.state = State::Held;

@@ -214,6 +214,8 @@ pub struct Confirm<'a> {
     pub id: &'a [u8],
     /// The shop's reference, e.g. of the payment.
     pub reference: Option<&'a [u8]>,
+    /// The caller's text, in the place of the one that came with the hold.
+    pub meta: Option<&'a [u8]>,
     /// Take the units of an expired hold again if they are there.
     pub late: bool,
     /// Only these; the rest is freed. Empty: all.

@@ -50,6 +50,8 @@ pub enum Effect<'a> {
         id: &'a [u8],
         /// The shop's reference.
         reference: Option<&'a [u8]>,
+        /// The caller's text, if it is to change.
+        meta: Option<&'a [u8]>,
         /// What is sold, if it is less than what was held; the rest is freed.
         items: Option<IndexedItems>,
     },
@@ -245,10 +247,11 @@ impl<'a> Effect<'a> {
                 put_varint(out, *deadline);
                 put_optional_bytes(out, *meta);
             }
-            Self::Confirm { id, reference, items } => {
+            Self::Confirm { id, reference, meta, items } => {
                 out.push(tag::CONFIRM);
                 put_bytes(out, id);
                 put_optional_bytes(out, *reference);
+                put_optional_bytes(out, *meta);
                 put_optional_items(out, items.as_ref());
             }
             Self::Release { id, reason } => {
@@ -324,6 +327,7 @@ impl<'a> Effect<'a> {
             tag::CONFIRM => Self::Confirm {
                 id: reader.name()?,
                 reference: reader.optional_text(bounds::MAX_REF_BYTES)?,
+                meta: reader.optional_text(bounds::MAX_META_BYTES)?,
                 items: read_optional_items(reader)?,
             },
             tag::RELEASE => Self::Release { id: reader.name()?, reason: reader.optional_text(bounds::MAX_REF_BYTES)? },

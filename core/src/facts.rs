@@ -121,6 +121,8 @@ pub struct Facts {
     pub kinds: SmallVec<[EntryKind; 2]>,
     /// A partial CONFIRM has freed the rest of its hold.
     pub(crate) freed_rest: bool,
+    /// A CONFIRM has sold the last units of a SKU that were held: waiting for it has lost its reason.
+    pub(crate) sold_last_held: bool,
     /// An effect did not fit the state, and was left out. Replicas that see this have diverged.
     pub inconsistent: Option<&'static str>,
 }
@@ -132,14 +134,15 @@ impl Facts {
         self.sku_changes.clear();
         self.kinds.clear();
         self.freed_rest = false;
+        self.sold_last_held = false;
         self.inconsistent = None;
     }
 
-    /// Whether a request that was refused before may now end otherwise: units have become available, or
-    /// (where nothing else has happened) the settings have changed.
+    /// Whether a request that was refused before may now end otherwise: units have become available, there is
+    /// nothing held to wait for any more, or (where nothing else has happened) the settings have changed.
     pub fn may_help_waiters(&self) -> bool {
         let takes = |kind: &EntryKind| matches!(kind, EntryKind::Held | EntryKind::Confirmed | EntryKind::Granted);
-        self.freed_rest || !self.kinds.iter().all(takes) || self.kinds.is_empty()
+        self.freed_rest || self.sold_last_held || !self.kinds.iter().all(takes) || self.kinds.is_empty()
     }
 }
 

@@ -22,6 +22,8 @@ pub mod command;
 mod decide;
 pub mod effect;
 pub mod facts;
+#[cfg(feature = "fault-injection")]
+pub mod fault;
 pub mod gcra;
 mod holds;
 #[cfg(feature = "model")]

@@ -74,7 +74,7 @@ fn reserve<'a>(id: &'a [u8], items: &[(&'a [u8], u32)]) -> Reserve<'a> {
 }
 
 fn confirm<'a>(id: &'a [u8], late: bool, items: &[(&'a [u8], u32)]) -> Command<'a> {
-    Command::Confirm(Confirm { id, reference: None, late, items: list(items) })
+    Command::Confirm(Confirm { id, reference: None, meta: None, late, items: list(items) })
 }
 
 fn confirmed(id: &[u8], order_no: u64) -> Outcome<'_> {

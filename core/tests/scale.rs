@@ -126,7 +126,8 @@ fn a_million_holds_due_at_once_are_ended_a_few_at_a_time() {
     assert_eq!(sku(&shop), Some((HOLDS.into(), 0)), "all are seen as expired at once");
     for number in 0..1_000 {
         let (fresh_id, known_id, buyer) = (format!("new-{number}"), id(HOLDS / 2 + number), buyer(HOLDS + number));
-        let confirm = Confirm { id: known_id.as_bytes(), reference: None, late: false, items: Default::default() };
+        let confirm =
+            Confirm { id: known_id.as_bytes(), reference: None, meta: None, late: false, items: Default::default() };
         let release = Release { id: known_id.as_bytes(), reason: None };
         let withdraw = Stock { sku: SKU, delta: -1, alloc_id: None, limit: None };
         let extend = Command::Extend { id: known_id.as_bytes(), ms: 1_000 };
@@ -175,6 +176,7 @@ fn a_crowd_that_is_refused_takes_no_memory() {
     shop.run(&Command::Confirm(Confirm {
         id: b"the-one-hold",
         reference: None,
+        meta: None,
         late: false,
         items: Default::default(),
     }));

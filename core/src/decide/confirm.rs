@@ -36,7 +36,7 @@ impl Sale {
         }
         Decision::one(
             Outcome::Confirmed { id: Cow::Borrowed(confirm.id), order_no: self.next_order_no(0) },
-            Effect::Confirm { id: confirm.id, reference: confirm.reference, items: part },
+            Effect::Confirm { id: confirm.id, reference: confirm.reference, meta: confirm.meta, items: part },
         )
     }
 
@@ -74,7 +74,7 @@ impl Sale {
             outcome: Outcome::Confirmed { id: Cow::Borrowed(confirm.id), order_no: self.next_order_no(1) },
             effects: smallvec![
                 Effect::Revive { id: confirm.id, items },
-                Effect::Confirm { id: confirm.id, reference: confirm.reference, items: None },
+                Effect::Confirm { id: confirm.id, reference: confirm.reference, meta: confirm.meta, items: None },
             ],
         }
     }

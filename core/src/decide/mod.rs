@@ -55,6 +55,8 @@ impl<'a> Decision<'a> {
 impl Sale {
     /// What the command leads to. Refusals are outcomes; an error is a command that cannot be meant.
     pub fn decide<'a>(&self, command: &Command<'a>, situation: &Situation<'a>) -> Result<Decision<'a>, Misuse> {
+        #[cfg(feature = "fault-injection")]
+        crate::fault::trip(command);
         let situation = &Situation { now_ms: self.now(situation.now_ms), ..*situation };
         match command {
             Command::Alter(change) => {

@@ -40,7 +40,7 @@ impl Sale {
                         deadline: situation.now_ms + self.settings.hold_ms,
                         meta: order.meta,
                     },
-                    Effect::Confirm { id, reference: order.reference, items: None },
+                    Effect::Confirm { id, reference: order.reference, meta: None, items: None },
                 ],
             },
         })
@@ -52,7 +52,7 @@ impl Sale {
             Outcome::Reserved { .. } => {
                 return Decision::one(
                     Outcome::Confirmed { id: Cow::Borrowed(id), order_no: self.next_order_no(0) },
-                    Effect::Confirm { id, reference: order.reference, items: None },
+                    Effect::Confirm { id, reference: order.reference, meta: None, items: None },
                 );
             }
             Outcome::Confirmed { .. } if self.other_reference(slot, order.reference) => Outcome::Mismatch(Field::Ref),

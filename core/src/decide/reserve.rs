@@ -9,7 +9,6 @@ use crate::sale::Sale;
 use crate::sharding;
 use smallvec::SmallVec;
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
 /// Who asks for what, in the form that RESERVE, ORDER and a LATE confirm share.
 pub(super) struct Request<'r, 'a> {
@@ -291,8 +290,7 @@ impl Sale {
         }
         let skus = wanted.iter().map(|&(sku, _)| sku);
         let replaced = request.replaced.iter().flat_map(|(_, items)| items).map(|&(sku, _)| sku);
-        let skus: BTreeSet<u16> = skus.chain(replaced).collect();
-        let mut usage = self.buyers.usage(&self.holds, &self.extras, request.buyer, now_ms, skus.into_iter());
+        let mut usage = self.buyers.usage(&self.holds, &self.extras, request.buyer, now_ms, skus.chain(replaced));
         if let Some((_, items)) = &request.replaced {
             usage.without(items);
         }

@@ -7,6 +7,7 @@ use super::index::Index;
 use super::record::{ItemList, State};
 use super::store::HoldStore;
 use crate::sale::{Extra, Refund};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Marks an index entry that leads to a record instead of a hold.
@@ -109,7 +110,7 @@ pub(crate) struct Usage {
     pub total: HeldSold,
     /// How many live holds.
     pub holds: u64,
-    by_sku: Vec<(u16, HeldSold)>,
+    by_sku: SmallVec<[(u16, HeldSold); 2]>,
 }
 
 impl Usage {

@@ -116,13 +116,14 @@ impl HoldStore {
         self.arena.is_full()
     }
 
-    /// Stores other items and another REF for a hold.
-    pub fn rewrite(&mut self, slot: u32, items: &ItemList, reference: Option<&[u8]>) {
+    /// Stores other items, another REF, and another META if there is one.
+    pub fn rewrite(&mut self, slot: u32, items: &ItemList, (reference, meta): (Option<&[u8]>, Option<&[u8]>)) {
         let old = self.slab.get(slot).blob;
         let bytes = self.arena.get(old).to_vec();
         let mut content = Content::decode(&bytes);
         content.items = items.clone();
         content.reference = reference;
+        content.meta = meta.or(content.meta);
         let (head, tail) = content.encode();
         let blob = self.arena.push(&[&head, content.id, content.buyer, &tail]);
         self.slab.get_mut(slot).blob = blob;

@@ -117,6 +117,9 @@ impl Model {
                     stored.partly = true;
                     stored.units = part;
                 }
+                if let Some(meta) = confirm.meta {
+                    stored.meta = Some(meta.to_vec());
+                }
                 self.make_order(confirm.id, confirm.reference, now)
             }
             _ => hold.end(confirm.id),

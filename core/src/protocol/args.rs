@@ -346,13 +346,15 @@ pub fn order<'a>(words: Words<'_, 'a>) -> Parsed<Order<'a>> {
     Ok(order)
 }
 
-/// `id [REF text] [LATE] [ITEMS sku qty ...]`
+/// `id [REF text] [META text] [LATE] [ITEMS sku qty ...]`
 pub fn confirm<'a>(words: Words<'_, 'a>) -> Parsed<Confirm<'a>> {
     let mut args = Args { words };
-    let mut confirm = Confirm { id: args.name("id")?, reference: None, late: false, items: Items::new() };
+    let mut confirm = Confirm { id: args.name("id")?, reference: None, meta: None, late: false, items: Items::new() };
     while let Some(word) = args.next() {
         if is(word, "REF") {
             args.reference(&mut confirm.reference)?;
+        } else if is(word, "META") {
+            args.meta(&mut confirm.meta)?;
         } else if is(word, "LATE") {
             flag("LATE", &mut confirm.late)?;
         } else if is(word, "ITEMS") {

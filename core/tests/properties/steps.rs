@@ -175,12 +175,8 @@ pub fn command(profile: &Profile) -> BoxedStrategy<Command<'static>> {
         });
     let order = (fresh_or_id, buyer(shard), items(1), text(), text())
         .prop_map(|(id, buyer, items, reference, meta)| Order { id, buyer, reference, meta, items });
-    let confirm = (id.clone(), text(), any::<bool>(), maybe_items()).prop_map(|(id, reference, late, items)| Confirm {
-        id,
-        reference,
-        late,
-        items,
-    });
+    let confirm = (id.clone(), text(), text(), any::<bool>(), maybe_items())
+        .prop_map(|(id, reference, meta, late, items)| Confirm { id, reference, meta, late, items });
     let returned = (id.clone(), one_of([b"r0", b"r1", b"r2"]), maybe_items())
         .prop_map(|(id, return_id, items)| Return { id, return_id, items });
     let delta = prop_oneof![6 => 0_i64..8, 2 => -6_i64..0, 1 => 8_i64..60, 1 => Just(i64::from(i32::MAX))];

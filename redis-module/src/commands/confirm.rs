@@ -20,6 +20,7 @@ impl Definition for Confirm {
             Arg::key(),
             Arg::text(c"id"),
             Arg::text(c"text").after(c"REF").optional(),
+            Arg::text(c"text").after(c"META").optional(),
             Arg::flag(c"late", c"LATE").optional(),
             ITEMS.optional(),
         ],
