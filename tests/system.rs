@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod blocking;
+mod bugs_are_contained;
 mod cluster;
 mod copy_rename_move;
 mod demo;
@@ -21,6 +22,7 @@ mod load;
 mod lua_library;
 mod order_stream;
 mod oversell;
+mod paused_servers;
 mod raw_commands_python;
 mod redis_away;
 mod relay_delivery;

@@ -4,8 +4,8 @@
 //! something in the key has changed, and before any later command. A client that still cannot be served goes
 //! on waiting and does not hold up those behind it.
 
-use crate::execute::{Answered, Call, Fault, Waiting};
-use crate::server::{Ctx, ServerString, api};
+use crate::execute::{Answered, Call, Fault, Waiting, report_bug};
+use crate::server::{Ctx, ServerString, api, must_keep_quiet};
 use crate::state;
 use flashsale_core::Command;
 use flashsale_core::protocol::args;
@@ -126,6 +126,16 @@ unsafe fn answer(raw: *mut raw::RedisModuleCtx, waiting: Waiting) -> Answered {
         (Ctx::from_raw(raw), request.as_ref())
     };
     let Some(request) = request else { return Answered::NotYet };
+    if must_keep_quiet() {
+        // A write would now be the server's end (its failover, its pause).
+        return match waiting {
+            Waiting::Possible => Answered::NotYet,
+            Waiting::Never => {
+                ctx.error(&Fault::Quiet.text());
+                Answered::Yes
+            }
+        };
+    }
     let run = || {
         let key = crate::server::OwnedString::new(&request.key);
         run_again(ctx, request, key.borrowed(), waiting)
@@ -137,7 +147,8 @@ unsafe fn answer(raw: *mut raw::RedisModuleCtx, waiting: Waiting) -> Answered {
             Answered::Yes
         }
         Err(_) => {
-            ctx.error("ERR a bug in the flashsale module stopped the command: please report it with the server's log");
+            report_bug(ctx);
+            ctx.error(&Fault::Bug.text());
             Answered::Yes
         }
     }

@@ -1,14 +1,15 @@
 //! A command's way through a sale: treat what is due, decide, apply, write the stream, replicate, tell.
 
 use crate::data_type::{SaleKey, Value};
-use crate::news;
 use crate::order_stream::OrderStream;
 use crate::server::{Access, Ctx, ServerString};
 use crate::state::State;
+use crate::{news, totals};
 use flashsale_core::effect::read_log;
 use flashsale_core::outcome::Misuse;
 use flashsale_core::protocol::{ParseError, reply};
 use flashsale_core::{Command, Effect, Events, Outcome, Sale, Situation};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Why a command is answered with an error.
 pub(crate) enum Fault {
@@ -22,6 +23,10 @@ pub(crate) enum Fault {
     Misuse(Misuse),
     ForReplication,
     Damaged(String),
+    /// A panic was caught.
+    Bug,
+    /// The server must write nothing, and the time of waiting is over.
+    Quiet,
 }
 
 impl From<ParseError> for Fault {
@@ -83,7 +88,7 @@ impl<'c> Call<'c, '_> {
         let mut key = self.ctx.open(self.key_name, Access::Write);
         let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
         let now_ms = self.start(value)?;
-        let answered = self.step(value, command, now_ms, waiting);
+        let answered = self.step_contained(value, command, now_ms, waiting);
         finish(self.ctx, self.state, self.key_name, value, self.stream.take());
         answered
     }
@@ -95,7 +100,7 @@ impl<'c> Call<'c, '_> {
         let now_ms = self.start(value)?;
         reply::Reply::array(&mut self.ctx, commands.len());
         for command in commands {
-            if let Err(fault) = self.step(value, command, now_ms, Waiting::Never) {
+            if let Err(fault) = self.step_contained(value, command, now_ms, Waiting::Never) {
                 self.ctx.error(&fault.text());
             }
         }
@@ -109,6 +114,21 @@ impl<'c> Call<'c, '_> {
         self.state.log.start(now_ms);
         self.state.facts.clear();
         Ok(now_ms)
+    }
+
+    /// A bug in a rule stops this command alone: what was done before it, such as ending due holds, is replicated
+    /// like any step, so that keys and replicas stay equal.
+    fn step_contained(
+        &mut self,
+        value: &mut Value,
+        command: &Command<'c>,
+        now_ms: u64,
+        waiting: Waiting,
+    ) -> Result<Answered, Fault> {
+        catch_unwind(AssertUnwindSafe(|| self.step(value, command, now_ms, waiting))).unwrap_or_else(|_| {
+            report_bug(self.ctx);
+            Err(Fault::Bug)
+        })
     }
 
     fn step(
@@ -171,6 +191,12 @@ impl<'c> Call<'c, '_> {
         reply::Reply::integer(&mut self.ctx, ended as i64);
         Ok(())
     }
+}
+
+/// A bug was caught: its own words are in the log already.
+pub(crate) fn report_bug(ctx: Ctx<'_>) {
+    totals::count_bug();
+    ctx.warn("flashsale: a bug stopped a command; please report it with the lines above");
 }
 
 fn wants_id(command: &Command<'_>) -> bool {
@@ -331,6 +357,13 @@ impl Fault {
             Self::Misuse(misuse) => format!("ERR {misuse}"),
             Self::ForReplication => "ERR this command is sent by primaries to replicas and append-only files alone".into(),
             Self::Damaged(what) => format!("ERR {what}"),
+            Self::Quiet => {
+                "TRYAGAIN the server writes nothing just now (a pause or a failover): send the same request again"
+                    .into()
+            }
+            Self::Bug => {
+                "ERR a bug in the flashsale module stopped the command: please report it with the server's log".into()
+            }
         }
     }
 }

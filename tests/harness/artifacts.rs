@@ -8,6 +8,12 @@ pub fn module() -> PathBuf {
     built("FLASHSALE_MODULE", "libflashsale.so")
 }
 
+/// The module with faults on demand (its feature `fault-injection`): `FLASHSALE_FAULTY_MODULE`, or
+/// `libflashsale-faulty.so` beside the running test.
+pub fn faulty_module() -> PathBuf {
+    built("FLASHSALE_FAULTY_MODULE", "libflashsale-faulty.so")
+}
+
 /// The built edge program: `FLASHSALE_BIN`, or `flashsale` beside the running test.
 pub fn flashsale() -> PathBuf {
     built("FLASHSALE_BIN", "flashsale")

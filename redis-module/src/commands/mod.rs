@@ -25,9 +25,9 @@ mod stock;
 mod switches;
 mod throttle;
 
-use crate::execute::{Call, Fault};
+use crate::execute::{Call, Fault, report_bug};
 use crate::server::{Ctx, ServerString};
-use crate::{state, totals};
+use crate::state;
 use flashsale_core::protocol::ParseError;
 use metadata::{Access, Arg, Metadata};
 use redis_module::raw;
@@ -92,9 +92,8 @@ unsafe extern "C" fn entry<D: Definition>(
     let ctx = unsafe { Ctx::from_raw(raw) };
     let words = unsafe { std::slice::from_raw_parts(argv, argc as usize) };
     if catch_unwind(AssertUnwindSafe(|| dispatch::<D>(ctx, words))).is_err() {
-        totals::count_bug();
-        ctx.warn("flashsale: a bug stopped a command; please report it with the lines above");
-        ctx.error("ERR a bug in the flashsale module stopped the command: please report it with the server's log");
+        report_bug(ctx);
+        ctx.error(&Fault::Bug.text());
     }
     raw::REDISMODULE_OK as c_int
 }
