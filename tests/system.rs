@@ -4,6 +4,8 @@ mod bad_input;
 mod blocking;
 mod bugs_are_contained;
 mod cluster;
+mod command_reference;
+mod conformance;
 mod copy_rename_move;
 mod demo;
 mod durability;
