@@ -17,12 +17,12 @@ module's core says in Rust; `apply` and `decide` there have their names from her
 
 DATA. All keys of a sale lie in one cluster slot. BASE is KEY where KEY has a hash tag, else {KEY}.
 
-    KEY               hash. `sale`: settings and counters of the sale (HEADER below). `sku:NAME`: one SKU (SKU
-                      below). `alloc:ID`: a STOCK that was given an ID, {sku, delta}. `granted:SHARD:NAME` and
-                      `accepted:SHARD:NAME`: totals of transfers, decimal.
+    KEY               hash. `sale`: settings and counters of the sale (`sale_of`). `sku:NAME`: one SKU
+                      (`sku_from_store`). `alloc:ID`: a STOCK that was given an ID, {sku, delta}.
+                      `granted:SHARD:NAME` and `accepted:SHARD:NAME`: totals of transfers, decimal.
     BASE:orders       stream. The order stream, the same as the module's.
     BASE:skus         list. Names of the SKUs, in the order in which they were first stocked.
-    BASE:holds        hash. id -> hold (HOLD below): live holds, orders, and ids that are remembered.
+    BASE:holds        hash. id -> hold (`hold_from_store`): live holds, orders, and ids that are remembered.
     BASE:slots        hash. number -> id of every hold: what HOLDS pages through.
     BASE:free         list. Numbers that are free again, the last freed first.
     BASE:buyers       hash. `:BUYER` -> {held, sold, holds} of the sale; `N:SKU` .. BUYER with N the length of
@@ -412,51 +412,6 @@ end
 --    end of the command; sorted sets are changed at once, because the same command may look into them again.
 -------------------------------------------------------------------------------------------------------------
 
--- What is kept of a sale, in the order in which it is stored.
-local HEADER = {
-  'layout',
-  -- settings, see FLASH.CREATE
-  'limit', 'hold_ms', 'maxhold_ms', 'opens_at', 'closes_at', 'retain_ms', 'backlog', 'events',
-  'shard', 'shards',
-  'paused', 'closed',
-  -- time of the latest change: the clock of a sale never runs backwards
-  'clock_ms',
-  -- number of the latest order stream entry
-  'entry_no',
-  -- stream ids have at least this as their time part: the stream had a later entry from elsewhere
-  'stream_floor_ms',
-  -- all units ever stocked or accepted
-  'units',
-  'live_holds',
-  -- orders ever confirmed
-  'orders',
-  -- buyers with anything held or sold
-  'buyers',
-  'skus',
-  -- numbers ever given to holds, and how many of them are free
-  'slots', 'free',
-  'ended', 'tombstones',
-}
-
-local NEW_SALE = {
-  layout = LAYOUT, limit = 0, hold_ms = 300000, maxhold_ms = 3600000, opens_at = 0, closes_at = 0,
-  retain_ms = 86400000, backlog = 1000000, events = 'ORDERS', shard = 0, shards = 1, paused = false,
-  closed = false, clock_ms = 0, entry_no = 0, stream_floor_ms = 0, units = 0, live_holds = 0, orders = 0,
-  buyers = 0, skus = 0, slots = 0, free = 0, ended = 0, tombstones = 0,
-}
-
--- What is kept of a SKU. `sold_out`: whether the world was last told so; `version` rises whenever that changes.
-local SKU = { 'stocked', 'available', 'held', 'sold', 'granted', 'accepted', 'limit', 'sold_out', 'version' }
-
--- What is kept of a hold. `time_ms` is the deadline; of what was released or wholly returned, when that
--- happened. `life_ms`: from its beginning to its deadline. `requested`: the items first asked for, where UPTO
--- took fewer. `confirmed_from`: the items held, where CONFIRM took fewer. `returns`: refunds in their order,
--- {id, items} in turn. Items are SKU and units in turn; `false` stands for nothing.
-local HOLD = {
-  'slot', 'state', 'buyer', 'time_ms', 'life_ms', 'items', 'order_no', 'ref', 'meta',
-  'requested', 'confirmed_from', 'returns',
-}
-
 -- Where a hold stands. It ends once: only HELD is left for another state, but for a LATE confirm of an expired
 -- hold, which is decided like a new one.
 local HELD = 'held'
@@ -470,22 +425,6 @@ local TOMBSTONE = 'tombstone'
 
 local IS_ENDED = { [RETURNED] = true, [RELEASED] = true, [EXPIRED] = true, [TOMBSTONE] = true }
 local IS_ORDER = { [CONFIRMED] = true, [RETURNED] = true }
-
-local function pack(record, fields)
-  local values = {}
-  for at = 1, #fields do
-    values[at] = record[fields[at]]
-  end
-  return cmsgpack.pack(values)
-end
-
-local function unpack_into(record, packed, fields)
-  local values = cmsgpack.unpack(packed)
-  for at = 1, #fields do
-    record[fields[at]] = values[at]
-  end
-  return record
-end
 
 local function items_to_store(items)
   local flat = {}
@@ -503,29 +442,60 @@ local function items_from_store(flat)
   return items
 end
 
-local function hold_to_store(hold)
-  local stored = setmetatable({}, { __index = hold })
-  stored.items = items_to_store(hold.items)
-  stored.requested = hold.requested and items_to_store(hold.requested)
-  stored.confirmed_from = hold.confirmed_from and items_to_store(hold.confirmed_from)
-  stored.returns = hold.returns and {}
-  for at, refund in ipairs(hold.returns or {}) do
-    stored.returns[2 * at - 1], stored.returns[2 * at] = refund.id, items_to_store(refund.items)
-  end
-  return pack(stored, HOLD)
+-- Records are spelled out, field by field: loops over names cost several times as much.
+
+-- What is kept of a SKU. `sold_out`: whether the world was last told so; `version` rises whenever that changes.
+local function sku_from_store(name, packed)
+  local v = cmsgpack.unpack(packed)
+  return {
+    name = name, stocked = v[1], available = v[2], held = v[3], sold = v[4], granted = v[5], accepted = v[6],
+    limit = v[7], sold_out = v[8], version = v[9],
+  }
 end
 
-local function hold_from_store(id, packed)
-  local hold = unpack_into({ id = id }, packed, HOLD)
-  hold.items = items_from_store(hold.items)
-  hold.requested = hold.requested and items_from_store(hold.requested)
-  hold.confirmed_from = hold.confirmed_from and items_from_store(hold.confirmed_from)
-  local stored = hold.returns
-  hold.returns = stored and {}
-  for at = 1, #(stored or {}), 2 do
-    hold.returns[#hold.returns + 1] = { id = stored[at], items = items_from_store(stored[at + 1]) }
+local function sku_to_store(sku)
+  return cmsgpack.pack({
+    sku.stocked, sku.available, sku.held, sku.sold, sku.granted, sku.accepted, sku.limit, sku.sold_out, sku.version,
+  })
+end
+
+local function refunds_to_store(refunds)
+  local stored = {}
+  for at, refund in ipairs(refunds) do
+    stored[2 * at - 1], stored[2 * at] = refund.id, items_to_store(refund.items)
   end
-  return hold
+  return stored
+end
+
+local function refunds_from_store(stored)
+  local refunds = {}
+  for at = 1, #stored, 2 do
+    refunds[#refunds + 1] = { id = stored[at], items = items_from_store(stored[at + 1]) }
+  end
+  return refunds
+end
+
+-- What is kept of a hold. `time_ms` is the deadline; of what was released or wholly returned, when that
+-- happened. `life_ms`: from its beginning to its deadline. `requested`: the items first asked for, where UPTO
+-- took fewer. `confirmed_from`: the items held, where CONFIRM took fewer. `returns`: refunds in their order.
+-- `false` stands for nothing. Items are stored as SKU and units in turn, refunds as id and items in turn.
+local function hold_from_store(id, packed)
+  local v = cmsgpack.unpack(packed)
+  return {
+    id = id, slot = v[1], state = v[2], buyer = v[3], time_ms = v[4], life_ms = v[5],
+    items = items_from_store(v[6]), order_no = v[7], ref = v[8], meta = v[9],
+    requested = v[10] and items_from_store(v[10]), confirmed_from = v[11] and items_from_store(v[11]),
+    returns = v[12] and refunds_from_store(v[12]),
+  }
+end
+
+local function hold_to_store(hold)
+  return cmsgpack.pack({
+    hold.slot, hold.state, hold.buyer, hold.time_ms, hold.life_ms,
+    items_to_store(hold.items), hold.order_no, hold.ref, hold.meta,
+    hold.requested and items_to_store(hold.requested), hold.confirmed_from and items_to_store(hold.confirmed_from),
+    hold.returns and refunds_to_store(hold.returns),
+  })
 end
 
 -- The server's clock, unix ms.
@@ -541,18 +511,57 @@ local function call_in_parts(command, key, words)
   end
 end
 
+-- Names of the keys that belong to a sale, made when they are needed.
+local SUFFIXES = {
+  orders = ':orders', skus = ':skus', holds = ':holds', slots = ':slots', free = ':free', buyers = ':buyers',
+  due = ':due', due_skus = ':due:skus', due_buyers = ':due:buyers', ended = ':ended', tombstones = ':tombstones',
+}
+
+local Keys = {}
+
+function Keys.__index(keys, name)
+  local key = keys.base .. SUFFIXES[name]
+  keys[name] = key
+  return key
+end
+
 local Sale = {}
 Sale.__index = Sale
 
-local function sale_at(key)
-  local base = base_of(key)
+-- A sale as it was stored.
+local function sale_of(key, v)
   return setmetatable({
+    layout = v[1],
+    -- settings, see FLASH.CREATE
+    limit = v[2], hold_ms = v[3], maxhold_ms = v[4], opens_at = v[5], closes_at = v[6], retain_ms = v[7],
+    backlog = v[8], events = v[9],
+    shard = v[10], shards = v[11],
+    paused = v[12], closed = v[13],
+    -- time of the latest change: the clock of a sale never runs backwards
+    clock_ms = v[14],
+    -- number of the latest order stream entry
+    entry_no = v[15],
+    -- stream ids have at least this as their time part: the stream had a later entry from elsewhere
+    stream_floor_ms = v[16],
+    -- entries that stood in the stream before the first of this sale
+    stream_start = v[17],
+    -- all units ever stocked or accepted
+    units = v[18],
+    live_holds = v[19],
+    -- orders ever confirmed
+    orders = v[20],
+    -- buyers with anything held or sold
+    buyers = v[21],
+    skus = v[22],
+    -- numbers ever given to holds, and how many of them are free
+    slots = v[23], free = v[24],
+    ended = v[25], tombstones = v[26],
+
+    -- What is not stored:
     key = key,
-    keys = {
-      orders = base .. ':orders', skus = base .. ':skus', holds = base .. ':holds', slots = base .. ':slots',
-      free = base .. ':free', buyers = base .. ':buyers', due = base .. ':due', due_skus = base .. ':due:skus',
-      due_buyers = base .. ':due:buyers', ended = base .. ':ended', tombstones = base .. ':tombstones',
-    },
+    keys = setmetatable({ base = base_of(key) }, Keys),
+    -- The time of the command.
+    now_ms = 0,
     -- Records that were read or made; `false` where there is none.
     sku_cache = {}, hold_cache = {}, buyer_cache = {},
     -- Names of the records that are to be written, and fields of KEY and BASE:slots with their new values.
@@ -565,9 +574,31 @@ local function sale_at(key)
   }, Sale)
 end
 
+local function sale_to_store(sale)
+  return cmsgpack.pack({
+    sale.layout, sale.limit, sale.hold_ms, sale.maxhold_ms, sale.opens_at, sale.closes_at, sale.retain_ms,
+    sale.backlog, sale.events, sale.shard, sale.shards, sale.paused, sale.closed, sale.clock_ms, sale.entry_no,
+    sale.stream_floor_ms, sale.stream_start, sale.units, sale.live_holds, sale.orders, sale.buyers, sale.skus,
+    sale.slots, sale.free, sale.ended, sale.tombstones,
+  })
+end
+
+-- What CREATE begins with.
+local function new_sale(key)
+  local sale = sale_of(key, {})
+  for name, value in pairs({
+    layout = LAYOUT, limit = 0, hold_ms = 300000, maxhold_ms = 3600000, opens_at = 0, closes_at = 0,
+    retain_ms = 86400000, backlog = 1000000, events = 'ORDERS', shard = 0, shards = 1, paused = false,
+    closed = false, clock_ms = 0, entry_no = 0, stream_floor_ms = 0, stream_start = 0, units = 0, live_holds = 0,
+    orders = 0, buyers = 0, skus = 0, slots = 0, free = 0, ended = 0, tombstones = 0,
+  }) do
+    sale[name] = value
+  end
+  return sale
+end
+
 -- Opens the sale in a key. `skus` are items whose SKUs will be asked for.
 local function open(key, skus)
-  local sale = sale_at(key)
   local fields = { 'sale' }
   for at, item in ipairs(skus or {}) do
     fields[at + 1] = 'sku:' .. item.sku
@@ -578,14 +609,14 @@ local function open(key, skus)
   elseif not values[1] then
     fault('%s', redis.call('EXISTS', key) == 1 and WRONGTYPE or NOSALE)
   end
-  unpack_into(sale, values[1], HEADER)
+  local sale = sale_of(key, cmsgpack.unpack(values[1]))
   if sale.layout ~= LAYOUT then
     misuse('the sale was written by another version of the flashsale library (layout %s): load that version',
       tostring(sale.layout))
   end
   for at, item in ipairs(skus or {}) do
     local packed = values[at + 1]
-    sale.sku_cache[item.sku] = packed and unpack_into({ name = item.sku }, packed, SKU)
+    sale.sku_cache[item.sku] = packed and sku_from_store(item.sku, packed)
   end
   -- The server's clock may go back, and a replica may be promoted whose clock is late.
   sale.now_ms = math.max(server_ms(), sale.clock_ms)
@@ -596,7 +627,7 @@ function Sale:sku(name)
   local sku = self.sku_cache[name]
   if sku == nil then
     local packed = redis.call('HGET', self.key, 'sku:' .. name)
-    sku = packed and unpack_into({ name = name }, packed, SKU)
+    sku = packed and sku_from_store(name, packed)
     self.sku_cache[name] = sku
   end
   return sku or nil
@@ -622,21 +653,25 @@ local function buyer_field(buyer, sku)
   return sku and #sku .. ':' .. sku .. buyer or ':' .. buyer
 end
 
+-- Reads what a buyer has of the sale and of some SKUs at once.
+function Sale:load_buyer(buyer, items)
+  local fields = { buyer_field(buyer) }
+  for at, item in ipairs(items) do
+    fields[at + 1] = buyer_field(buyer, item.sku)
+  end
+  for at, packed in ipairs(redis.call('HMGET', self.keys.buyers, unpack(fields))) do
+    local v = packed and cmsgpack.unpack(packed) or { 0, 0, 0 }
+    self.buyer_cache[fields[at]] = self.buyer_cache[fields[at]] or { held = v[1], sold = v[2], holds = v[3] }
+  end
+end
+
 -- What a buyer has of the sale (without `sku`) or of one SKU, due holds included.
 function Sale:buyer_sums(buyer, sku)
   local field = buyer_field(buyer, sku)
-  local sums = self.buyer_cache[field]
-  if not sums then
-    local packed = redis.call('HGET', self.keys.buyers, field)
-    local stored = packed and cmsgpack.unpack(packed) or { 0, 0, 0 }
-    sums = { held = stored[1], sold = stored[2], holds = stored[3] or 0 }
-    self.buyer_cache[field] = sums
+  if not self.buyer_cache[field] then
+    self:load_buyer(buyer, { sku and { sku = sku } })
   end
-  return sums, field
-end
-
-function Sale:header_to_store()
-  return pack(self, HEADER)
+  return self.buyer_cache[field], field
 end
 
 -- Writes everything that has changed: records, then the order stream, then news for subscribers.
@@ -645,10 +680,10 @@ function Sale:flush()
     return
   end
   self:write_stream()
-  local fields = { 'sale', self:header_to_store() }
+  local fields = { 'sale', sale_to_store(self) }
   for name in pairs(self.changed_skus) do
     fields[#fields + 1] = 'sku:' .. name
-    fields[#fields + 1] = pack(self.sku_cache[name], SKU)
+    fields[#fields + 1] = sku_to_store(self.sku_cache[name])
   end
   for name, value in pairs(self.changed_fields) do
     fields[#fields + 1] = name
@@ -910,6 +945,9 @@ end
 
 -- Counts items of a buyer in or out (`sign`), as `held` or `sold`, and `holds` live holds.
 function Sale:count_buyer(buyer, items, what, sign, holds)
+  if not self.buyer_cache[buyer_field(buyer)] then
+    self:load_buyer(buyer, items)
+  end
   local total, total_field = self:buyer_sums(buyer)
   local had = total.held + total.sold > 0
   for _, item in ipairs(items) do
@@ -1068,8 +1106,8 @@ function Sale:free_units(hold)
   self.changed_holds[hold.id] = true
 end
 
--- Turns a live hold into an order, of `part` of its items if that is given.
-function Sale:apply_confirm(hold, ref, part)
+-- Turns a live hold into an order, of `part` of its items if that is given, with another META if that is.
+function Sale:apply_confirm(hold, ref, meta, part)
   self:touch()
   local held = hold.items
   self:free_units(hold)
@@ -1080,6 +1118,7 @@ function Sale:apply_confirm(hold, ref, part)
   self:move_units(hold.items, 'available', 'sold')
   self:count_buyer(hold.buyer, hold.items, 'sold', 1, 0)
   hold.ref = ref or false
+  hold.meta = meta or hold.meta
   hold.state = CONFIRMED
   self.orders = self.orders + 1
   self:note({ type = 'confirmed', items = hold.items, hold = hold })
@@ -1098,7 +1137,9 @@ function Sale:end_hold(hold, state, reason)
     hold.time_ms = self.now_ms
   end
   self:queue_ended(hold)
-  self:note({ type = state, items = hold.items, hold = hold, note = reason, without_ref = true })
+  -- The same command may still give the hold another REF and META.
+  local note = reason or hold.meta or ''
+  self:note({ type = state, items = hold.items, hold = hold, note = note, without_ref = true })
   self:tell_changes(hold.items)
 end
 
@@ -1422,17 +1463,20 @@ function Sale:stream_length()
   return length + self.entries_before
 end
 
+-- The stream is only asked when it may be full: it has no more entries than this sale has numbered.
 function Sale:refuse_backlog()
-  return self:stream_length() >= self.backlog and { 'BACKLOG' } or nil
+  local may_be_full = self.stream_start + self.entry_no >= self.backlog
+  return may_be_full and self:stream_length() >= self.backlog and { 'BACKLOG' } or nil
 end
 
 -- What a buyer has, as if everything due were expired.
-function Sale:usage(buyer, skus)
+function Sale:usage(buyer, items)
+  self:load_buyer(buyer, items)
   local total = self:buyer_sums(buyer)
   local usage = { held = total.held, sold = total.sold, holds = total.holds, of_sku = {} }
-  for _, name in ipairs(skus) do
-    local sums = self:buyer_sums(buyer, name)
-    usage.of_sku[name] = sums.held + sums.sold
+  for _, item in ipairs(items) do
+    local sums = self:buyer_sums(buyer, item.sku)
+    usage.of_sku[item.sku] = sums.held + sums.sold
   end
   if total.holds > 0 then
     for id in self:due_members(self.keys.due_buyers, buyer) do
@@ -1454,28 +1498,26 @@ end
 -- Units that a buyer may still have: of the sale, and of each SKU wanted.
 function Sale:limits(request)
   local limited = self.limit > 0
-  local skus = {}
-  for at, item in ipairs(request.items) do
-    skus[at] = item.sku
+  local left = { of_sale = INFINITE, of_sku = {} }
+  for _, item in ipairs(request.items) do
+    left.of_sku[item.sku] = INFINITE
     limited = limited or self:sku(item.sku).limit > 0
   end
-  local left = { of_sale = INFINITE, of_sku = {} }
   if not limited then
-    for _, name in ipairs(skus) do
-      left.of_sku[name] = INFINITE
-    end
     return left
   end
-  local usage = self:usage(request.buyer, skus)
+  local usage = self:usage(request.buyer, request.items)
   if request.replaced then
     self:leave_out(usage, request.replaced)
   end
   if self.limit > 0 then
     left.of_sale = math.max(0, self.limit - usage.held - usage.sold)
   end
-  for _, name in ipairs(skus) do
-    local limit = self:sku(name).limit
-    left.of_sku[name] = limit > 0 and math.max(0, limit - usage.of_sku[name]) or INFINITE
+  for _, item in ipairs(request.items) do
+    local limit = self:sku(item.sku).limit
+    if limit > 0 then
+      left.of_sku[item.sku] = math.max(0, limit - usage.of_sku[item.sku])
+    end
   end
   return left
 end
@@ -1717,10 +1759,7 @@ local function create(key, words)
   if shard and sibling_key(key, shard.index, shard.count) ~= key then
     misuse('%s', SHARD_KEY)
   end
-  local sale = sale_at(key)
-  for field, value in pairs(NEW_SALE) do
-    sale[field] = value
-  end
+  local sale = new_sale(key)
   for field, value in pairs(changed_settings(sale, given)) do
     sale[field] = value
   end
@@ -1733,13 +1772,16 @@ local function create(key, words)
   elseif there ~= 0 or redis.call('EXISTS', key) == 1 then
     fault('%s', WRONGTYPE)
   end
-  if sale.events == 'ALL' and given.ITEMS then
+  local length = redis.pcall('XLEN', sale.keys.orders)
+  if type(length) == 'number' then
+    sale.stream_start = length
+  elseif sale.events == 'ALL' and given.ITEMS then
     sale:stream_length()
   end
   -- A sale that was deleted, or evicted, leaves its other keys behind.
-  for name, other in pairs(sale.keys) do
+  for name in pairs(SUFFIXES) do
     if name ~= 'orders' then
-      redis.call('UNLINK', other)
+      redis.call('UNLINK', sale.keys[name])
     end
   end
   sale.now_ms = server_ms()
@@ -1921,7 +1963,7 @@ local function order(key, words)
   end)
 end
 
-local CONFIRM = { REF = REF, LATE = flag_option, ITEMS = items_option(1) }
+local CONFIRM = { REF = REF, META = META, LATE = flag_option, ITEMS = items_option(1) }
 
 local function confirm_live(sale, hold, given)
   local part = part_of(hold.items, given.ITEMS)
@@ -1929,7 +1971,8 @@ local function confirm_live(sale, hold, given)
     return mismatch('items')
   end
   local all = not given.ITEMS or same_items(hold.items, given.ITEMS)
-  sale:apply_confirm(hold, given.REF, not all and part or nil)
+  hold.meta = given.META or hold.meta
+  sale:apply_confirm(hold, given.REF, given.META, not all and part or nil)
   return end_of(hold)
 end
 
@@ -1958,7 +2001,8 @@ local function confirm_late(sale, hold, given)
     return refusal
   end
   sale:apply_revive(hold, items)
-  sale:apply_confirm(hold, given.REF)
+  hold.meta = given.META or hold.meta
+  sale:apply_confirm(hold, given.REF, given.META)
   return end_of(hold)
 end
 

@@ -149,9 +149,9 @@ impl Episode {
                 format!("ORDER {key} {id} {buyer}{reference}{meta}{}", self.items())
             }
             42..=55 => {
-                let (id, reference) = (self.id(), self.reference());
+                let (id, reference, meta) = (self.id(), self.reference(), self.meta());
                 let (late, items) = (self.some(3, |_| " LATE".into()), self.some(4, Self::items));
-                format!("CONFIRM {key} {id}{reference}{late}{items}")
+                format!("CONFIRM {key} {id}{reference}{meta}{late}{items}")
             }
             56..=62 => {
                 let id = self.id();
