@@ -869,17 +869,35 @@ function Sale:write_stream()
   end
 end
 
+-- The two parts of the stream's last id. `nil` if there is no stream.
+function Sale:last_stream_id()
+  local info = redis.pcall('XINFO', 'STREAM', self.keys.orders)
+  for at = 1, info.err and 0 or #info, 2 do
+    if info[at] == 'last-generated-id' then
+      local ms, no = info[at + 1]:match('^(%d+)-(%d+)$')
+      return tonumber(ms), tonumber(no)
+    end
+  end
+end
+
+-- A new sale in the key of an earlier one goes on behind the entries that are still in the stream: whoever has
+-- seen an entry's number must not see it again on another one.
+function Sale:go_on_behind_stream()
+  local ms, no = self:last_stream_id()
+  if ms and ms > 0 then
+    self.stream_floor_ms = ms
+    self.entry_no = math.min(no, MAX_STOCKED)
+  end
+  -- Together with `entry_no` an upper bound of the stream's length.
+  self.stream_start = math.max(0, self:stream_length() - self.entry_no)
+end
+
 -- If somebody has put later entries into the stream by hand, ids are moved behind them.
 function Sale:add_to_stream(no, fields)
   local id = function() return int(math.max(self.now_ms, self.stream_floor_ms)) .. '-' .. int(no) end
   local added = redis.pcall('XADD', self.keys.orders, id(), unpack(fields))
   if type(added) == 'table' and added.err then
-    local info = redis.call('XINFO', 'STREAM', self.keys.orders)
-    for at = 1, #info, 2 do
-      if info[at] == 'last-generated-id' then
-        self.stream_floor_ms = tonumber(info[at + 1]:match('^%d+')) + 1
-      end
-    end
+    self.stream_floor_ms = (self:last_stream_id() or 0) + 1
     redis.call('XADD', self.keys.orders, id(), unpack(fields))
   end
 end
@@ -1772,12 +1790,7 @@ local function create(key, words)
   elseif there ~= 0 or redis.call('EXISTS', key) == 1 then
     fault('%s', WRONGTYPE)
   end
-  local length = redis.pcall('XLEN', sale.keys.orders)
-  if type(length) == 'number' then
-    sale.stream_start = length
-  elseif sale.events == 'ALL' and given.ITEMS then
-    sale:stream_length()
-  end
+  sale:go_on_behind_stream()
   -- A sale that was deleted, or evicted, leaves its other keys behind.
   for name in pairs(SUFFIXES) do
     if name ~= 'orders' then
