@@ -31,7 +31,7 @@ fn module_and_library_answer_alike(server: Server) {
     let mut clock = Clock::new();
     let module = RedisServer::builder(server).module().clock(&clock).start();
     let library = functions_server(RedisServer::builder(server).clock(&clock));
-    let mut sides = [Side::new(&module, |words| words_of_module(words)), Side::new(&library, in_functions)];
+    let mut sides = [Side::new(&module, words_of_module), Side::new(&library, in_functions)];
     for seed in first_seed()..first_seed() + wanted_steps().div_ceil(EPISODE_STEPS) {
         if let Err(difference) = play(seed, &mut sides, &mut clock) {
             panic!("episode {seed} (FLASHSALE_DIFFERENTIAL_SEED={seed}) on {}:\n{difference}", server.name());
