@@ -23,8 +23,19 @@ fn shown(reply: &Reply, indent: &str) -> String {
         }
         Reply::Map(pairs) => numbered(pairs.len(), '#', indent, |at, inner| {
             let (key, value) = &pairs[at];
-            format!("{} => {}", shown(key, inner).trim_end(), shown(value, inner))
+            // Without the blank that redis-cli leaves at the end of the line.
+            let gap = if takes_lines(value) { format!("\n{inner}") } else { " ".into() };
+            format!("{} =>{gap}{}", shown(key, inner).trim_end(), shown(value, inner))
         }),
+    }
+}
+
+/// Whether a reply takes more than one line.
+fn takes_lines(reply: &Reply) -> bool {
+    match reply {
+        Reply::Array(items) | Reply::Push(items) => items.len() > 1 || items.iter().any(takes_lines),
+        Reply::Map(pairs) => pairs.len() > 1 || pairs.iter().any(|(_, value)| takes_lines(value)),
+        _ => false,
     }
 }
 
@@ -77,6 +88,6 @@ fn replies_look_as_in_redis_cli() {
     let bytes = |text: &str| Reply::Bytes(text.into());
     let inner = Reply::Array(vec![Reply::Integer(1), bytes("a\"\n\u{1}")]);
     let map = Reply::Map(vec![(bytes("k"), inner.clone()), (bytes("e"), Reply::Map(Vec::new()))]);
-    assert_eq!(show(&map), "1# \"k\" => 1) (integer) 1\n   2) \"a\\\"\\n\\x01\"\n2# \"e\" => (empty hash)\n");
+    assert_eq!(show(&map), "1# \"k\" =>\n   1) (integer) 1\n   2) \"a\\\"\\n\\x01\"\n2# \"e\" => (empty hash)\n");
     assert_eq!(show(&Reply::Array(vec![inner, Reply::Nil])), "1) 1) (integer) 1\n   2) \"a\\\"\\n\\x01\"\n2) (nil)\n");
 }
