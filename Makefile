@@ -51,10 +51,6 @@ audit: ## licences, banned crates, sources and known vulnerabilities of the depe
 bench: ## what each command of the module costs beside DECR and a Lua script
 	@scripts/bench.sh commands
 
-.PHONY: bench-edge
-bench-edge: ## how many requests a second the edge refuses, reserves and passes through
-	@scripts/bench.sh edge
-
 .PHONY: clean
 clean: ## removes what was built; downloaded tools and servers stay in .tools
 	@$(CARGO) clean
