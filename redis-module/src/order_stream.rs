@@ -9,6 +9,8 @@ use smallvec::SmallVec;
 
 /// The stream of a sale's key, open.
 pub(crate) struct OrderStream<'c> {
+    ctx: Ctx<'c>,
+    name: OwnedString,
     key: Key<'c>,
 }
 
@@ -17,23 +19,21 @@ impl<'c> OrderStream<'c> {
     pub fn open(ctx: Ctx<'c>, sale_key: ServerString<'_>) -> Option<Self> {
         let name = OwnedString::new(&sharding::stream_key(sale_key.bytes()));
         let key = ctx.open(name.borrowed(), Access::Write);
-        matches!(key.kind(), KeyKind::Empty | KeyKind::Stream).then_some(Self { key })
+        matches!(key.kind(), KeyKind::Empty | KeyKind::Stream).then_some(Self { ctx, name, key })
     }
 
     pub fn len(&self) -> u64 {
         if self.key.kind() == KeyKind::Empty { 0 } else { self.key.len() }
     }
 
-    /// Where a new sale goes on, if the stream has entries of an earlier sale in the same key: whoever has
-    /// seen an entry's number must not see it again on another one.
+    /// Where a new sale goes on, if the stream has had entries of an earlier sale in the same key: whoever
+    /// has seen an entry's number must not see it again on another one.
     pub fn floor(&self) -> Option<Effect<'static>> {
         if self.key.kind() == KeyKind::Empty {
             return None;
         }
-        match self.key.stream_last_id() {
-            (0, _) => None,
-            (ms, no) => Some(Effect::StreamFloor { ms, no: no.min(bounds::MAX_STOCKED) }),
-        }
+        let (ms, no) = self.ctx.last_stream_id(self.name.borrowed())?;
+        (ms > 0).then(|| Effect::StreamFloor { ms: ms.min(bounds::MAX_TIME_MS), no: no.min(bounds::MAX_STOCKED) })
     }
 
     /// Writes the entries of a command that this primary has decided. If somebody has put later entries into
@@ -43,8 +43,8 @@ impl<'c> OrderStream<'c> {
             if self.add(sale, &facts.entries[at], words) {
                 continue;
             }
-            let (last_ms, _) = self.key.stream_last_id();
-            let floor = Effect::StreamFloor { ms: last_ms.saturating_add(1), no: 0 };
+            let (last_ms, _) = self.ctx.last_stream_id(self.name.borrowed()).unwrap_or_default();
+            let floor = Effect::StreamFloor { ms: last_ms.saturating_add(1).min(bounds::MAX_TIME_MS), no: 0 };
             log.put_first(&floor);
             sale.apply(sale.clock_ms(), &floor, &mut Facts::default());
             if !self.add(sale, &facts.entries[at], words) {

@@ -146,24 +146,6 @@ impl Key<'_> {
         let status = unsafe { api!(RedisModule_StreamAdd)(self.raw, 0, &mut id, pointers.as_mut_ptr(), pairs) };
         status == raw::REDISMODULE_OK as c_int
     }
-
-    /// The stream's latest id, time and sequence; zeros if it has no entry.
-    pub fn stream_last_id(&self) -> (u64, u64) {
-        const REVERSED: c_int = raw::REDISMODULE_STREAM_ITERATOR_REVERSE as c_int;
-        let mut id = raw::RedisModuleStreamID { ms: 0, seq: 0 };
-        let mut fields: c_long = 0;
-        // SAFETY: the key is open; null bounds mean the whole stream; the iterator is stopped before the key closes.
-        unsafe {
-            let nobody = std::ptr::null_mut();
-            if api!(RedisModule_StreamIteratorStart)(self.raw, REVERSED, nobody, nobody) != raw::REDISMODULE_OK as c_int
-            {
-                return (0, 0);
-            }
-            let found = api!(RedisModule_StreamIteratorNextID)(self.raw, &mut id, &mut fields);
-            api!(RedisModule_StreamIteratorStop)(self.raw);
-            if found == raw::REDISMODULE_OK as c_int { (id.ms, id.seq) } else { (0, 0) }
-        }
-    }
 }
 
 impl Drop for Key<'_> {
@@ -248,6 +230,30 @@ impl<'c> Ctx<'c> {
     pub fn select_db(self, db: c_int) -> bool {
         // SAFETY: the context is alive; an unknown number is refused by the server.
         unsafe { api!(RedisModule_SelectDb)(self.raw, db) == raw::REDISMODULE_OK as c_int }
+    }
+
+    /// The latest id, time and sequence, that the stream in a key ever gave to an entry, be it still there or
+    /// not. `None` if there is no stream.
+    pub fn last_stream_id(self, key: ServerString<'_>) -> Option<(u64, u64)> {
+        const LAST: &[u8] = b"last-generated-id";
+        // SAFETY: the format names a C string and a string of the server. Replies are checked for null; parts
+        // of one live until it is freed.
+        unsafe {
+            let (name, format) = (c"XINFO".as_ptr(), c"cs".as_ptr());
+            let reply = api!(RedisModule_Call)(self.raw, name, format, c"STREAM".as_ptr(), key.raw);
+            if reply.is_null() {
+                return None;
+            }
+            let texts = 0..api!(RedisModule_CallReplyLength)(reply);
+            let mut texts = texts.map(|at| text_of(api!(RedisModule_CallReplyArrayElement)(reply, at)));
+            let found = texts.find(|text| *text == Some(LAST)).and_then(|_| texts.next().flatten());
+            let id = found.and_then(|id| {
+                let (ms, seq) = str::from_utf8(id).ok()?.split_once('-')?;
+                Some((ms.parse().ok()?, seq.parse().ok()?))
+            });
+            api!(RedisModule_FreeCallReply)(reply);
+            id
+        }
     }
 
     /// Sends `FLASH._APPLY key log` to replicas and the append-only file.
@@ -402,6 +408,21 @@ pub(crate) unsafe fn copied_to(key: *mut raw::RedisModuleKeyOptCtx) -> (c_int, V
         let name = api!(RedisModule_GetToKeyNameFromOptCtx)(key);
         let name = if name.is_null() { Vec::new() } else { ServerString::from_raw(name.cast_mut()).bytes().to_vec() };
         (api!(RedisModule_GetToDbIdFromOptCtx)(key), name)
+    }
+}
+
+/// The text of a reply, if it is one.
+///
+/// # Safety
+/// `reply` is null or a part of a reply that lives for `'r`.
+unsafe fn text_of<'r>(reply: *mut raw::RedisModuleCallReply) -> Option<&'r [u8]> {
+    unsafe {
+        if reply.is_null() || api!(RedisModule_CallReplyType)(reply) != raw::REDISMODULE_REPLY_STRING as c_int {
+            return None;
+        }
+        let mut len = 0;
+        let start = api!(RedisModule_CallReplyStringPtr)(reply, &mut len);
+        (!start.is_null()).then(|| std::slice::from_raw_parts(start.cast(), len))
     }
 }
 
