@@ -59,10 +59,10 @@ faults)
     # Files of tests/ that are about servers which die, stop or lose each other.
     if [ $runner = nextest ]; then
         exec cargo nextest run --workspace --locked --no-fail-fast \
-            -E 'package(flashsale-tests) and test(/^(durability|replication|faults|redis_away|relay)/)'
+            -E 'package(flashsale-tests) and test(/^(blocking|cluster|durability|edge_durability|hostile_data|paused_servers|redis_away|relay|replication|whole_path)/)'
     else
         exec cargo test -p flashsale-tests --test system --locked --no-fail-fast -- \
-            durability:: replication:: faults:: redis_away:: relay
+            blocking:: cluster:: durability:: hostile_data:: paused_servers:: redis_away:: relay replication:: whole_path::
     fi
     ;;
 nightly)
