@@ -1,12 +1,15 @@
 //! Whole-system tests: each file proves what its name says, on real servers.
 
+mod acl;
 mod bad_input;
 mod blocking;
 mod bugs_are_contained;
 mod cluster;
+mod command_docs;
 mod command_reference;
 mod conformance;
 mod copy_rename_move;
+mod defrag;
 mod demo;
 mod durability;
 mod edge_bad_input;
@@ -20,8 +23,11 @@ mod expiry;
 mod harness_works;
 mod hostile_data;
 mod keyspace;
+mod lazy_free;
 mod load;
 mod lua_library;
+mod memory_usage;
+mod notifications;
 mod order_stream;
 mod oversell;
 mod paused_servers;

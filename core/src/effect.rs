@@ -136,6 +136,9 @@ const FEW_EFFECTS: usize = 4;
 /// effects is refused before it takes a hundred times its bytes in memory.
 const BYTES_PER_EFFECT: usize = 8;
 
+/// A log that was longer than this gives its memory back: an EXPIRE of a million holds is no measure for others.
+const MOST_KEPT_BYTES: usize = 64 * 1024;
+
 /// Effects of one command, to be replicated.
 #[derive(Clone, Debug, Default)]
 pub struct EffectLog {
@@ -146,9 +149,10 @@ pub struct EffectLog {
 }
 
 impl EffectLog {
-    /// Forgets everything but the memory, and starts a log of effects at `at_ms`.
+    /// Forgets everything but a moderate buffer, and starts a log of effects at `at_ms`.
     pub fn start(&mut self, at_ms: u64) {
         self.bytes.clear();
+        self.bytes.shrink_to(MOST_KEPT_BYTES);
         self.effects = 0;
         self.bytes.push(LOG_VERSION);
         put_varint(&mut self.bytes, at_ms);

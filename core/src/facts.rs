@@ -128,9 +128,11 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Forgets everything but the memory.
+    /// Forgets everything but moderate buffers.
     pub fn clear(&mut self) {
+        const MOST_KEPT: usize = 256;
         self.entries.clear();
+        self.entries.shrink_to(MOST_KEPT);
         self.sku_changes.clear();
         self.kinds.clear();
         self.freed_rest = false;

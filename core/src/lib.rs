@@ -25,7 +25,9 @@ pub mod facts;
 #[cfg(feature = "fault-injection")]
 pub mod fault;
 pub mod gcra;
+mod heap;
 mod holds;
+mod memory;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod outcome;

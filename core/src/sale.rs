@@ -156,6 +156,10 @@ impl Skus {
         self.list.len()
     }
 
+    pub fn capacity(&self) -> usize {
+        self.list.capacity()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Sku> {
         self.list.iter()
     }

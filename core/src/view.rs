@@ -3,7 +3,7 @@
 //! What is due at the time of looking is shown as expired, whether or not a sweep ran.
 
 use crate::holds::State;
-use crate::sale::{Sale, Transfer};
+use crate::sale::Sale;
 use std::collections::BTreeSet;
 
 /// So many unswept holds are looked at to tell how many buyers have anything.
@@ -175,18 +175,6 @@ impl Sale {
     pub fn buyer_view(&self, buyer: &[u8], now_ms: u64) -> BuyerView {
         let usage = self.buyers.usage(&self.holds, &self.extras, buyer, self.now(now_ms), std::iter::empty());
         BuyerView { held: usage.total.held, sold: usage.total.sold, holds: usage.holds }
-    }
-
-    /// Bytes of heap in use, without what the allocator adds.
-    pub fn heap_bytes(&self) -> usize {
-        let names = self.skus.iter().map(|sku| sku.name.len() * 2 + size_of::<crate::sale::Sku>() + 32);
-        let allocations = self.allocations.keys().map(|id| id.len() + 48);
-        let extras = self.extras.values().map(|extra| 96 + extra.returns.len() * 96);
-        self.holds.heap_bytes()
-            + self.buyers.heap_bytes()
-            + self.deadlines.heap_bytes()
-            + names.chain(allocations).chain(extras).sum::<usize>()
-            + self.transfers.len() * (size_of::<Transfer>() + 16)
     }
 
     fn view_of(&self, slot: u32, now_ms: u64) -> HoldView<'_> {

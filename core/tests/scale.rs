@@ -94,7 +94,7 @@ fn a_live_hold_takes_at_most_100_bytes_and_no_command_grows_much() {
         shop.now_ms += u64::from(number % 10 < 1);
         if number + 1 == HOLDS / 2 {
             let live = counting::live() - before;
-            let (bytes, told) = (live / (HOLDS as usize / 2), shop.sale.heap_bytes() / (HOLDS as usize / 2));
+            let (bytes, told) = (live / (HOLDS as usize / 2), shop.sale.heap_bytes(0) / (HOLDS as usize / 2));
             println!("{bytes} bytes a live hold with the allocator's slack, {told} by the sale's own count");
             assert!(bytes <= 100, "{bytes} bytes a hold");
             assert_within_a_tenth(told, bytes);
@@ -102,7 +102,7 @@ fn a_live_hold_takes_at_most_100_bytes_and_no_command_grows_much() {
     }
     println!("one command allocated at most {longest:?}");
     assert!(longest.bytes <= MOST_BYTES_IN_ONE_COMMAND, "{longest:?}");
-    let (bytes, told) = ((counting::live() - before) / HOLDS as usize, shop.sale.heap_bytes() / HOLDS as usize);
+    let (bytes, told) = ((counting::live() - before) / HOLDS as usize, shop.sale.heap_bytes(0) / HOLDS as usize);
     println!("{bytes} bytes a hold where each buyer has two, {told} by the sale's own count");
     assert_within_a_tenth(told, bytes);
 }

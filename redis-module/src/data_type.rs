@@ -150,7 +150,8 @@ pub(crate) fn register(ctx: Ctx<'_>) -> Option<NativeType<Value>> {
     methods.rdb_load = Some(rdb_load);
     methods.rdb_save = Some(rdb_save);
     methods.aof_rewrite = Some(aof_rewrite);
-    methods.mem_usage = Some(mem_usage);
+    methods.mem_usage2 = Some(mem_usage);
+    methods.defrag = Some(defrag);
     methods.digest = Some(digest);
     methods.free = Some(free);
     methods.free_effort = Some(free_effort);
@@ -220,8 +221,14 @@ unsafe extern "C" fn aof_rewrite(io: *mut raw::RedisModuleIO, key: *mut raw::Red
     let _ = catch_unwind(AssertUnwindSafe(|| sale.snapshot(|chunk| Io(io).emit_chunk(key, chunk))));
 }
 
-unsafe extern "C" fn mem_usage(value: *const c_void) -> usize {
-    unsafe { sale(value) }.map_or(0, |sale| size_of::<Value>() + sale.heap_bytes())
+unsafe extern "C" fn mem_usage(
+    _key: *mut raw::RedisModuleKeyOptCtx,
+    value: *const c_void,
+    sample_size: usize,
+) -> usize {
+    // The value itself, and what its sale has on the heap.
+    const OWN_BYTES: usize = size_of::<Value>() + size_of::<[usize; 2]>();
+    unsafe { sale(value) }.map_or(0, |sale| OWN_BYTES + sale.heap_bytes(sample_size))
 }
 
 unsafe extern "C" fn digest(digest: *mut raw::RedisModuleDigest, value: *mut c_void) {
@@ -238,9 +245,38 @@ unsafe extern "C" fn free(value: *mut c_void) {
     drop(unsafe { Box::from_raw(value.cast::<Value>()) });
 }
 
-/// How much work freeing is: beyond 64 the server frees in the background.
+/// How much work freeing and moving is: beyond 64 the server frees in the background, beyond 1000 (its setting
+/// `active-defrag-max-scan-fields`) it moves step by step.
 unsafe extern "C" fn free_effort(_key: *mut raw::RedisModuleString, value: *const c_void) -> usize {
-    unsafe { sale(value) }.map_or(1, |sale| 1 + sale.heap_bytes() / 4096)
+    unsafe { sale(value) }.map_or(1, |sale| 1 + sale.heap_pieces())
+}
+
+/// Moves the value to where memory is less scattered, for as long as the server lets it. Tells whether there is more
+/// to do.
+unsafe extern "C" fn defrag(
+    ctx: *mut raw::RedisModuleDefragCtx,
+    _key: *mut raw::RedisModuleString,
+    value: *mut *mut c_void,
+) -> c_int {
+    // SAFETY: the server gives a live context and the place of a value of ours, which nothing borrows meanwhile. A
+    // value that has been moved byte by byte is whole: it has no pointers into itself.
+    unsafe {
+        let moved = api!(RedisModule_DefragAlloc)(ctx, *value);
+        if !moved.is_null() {
+            *value = moved;
+        }
+    }
+    let Some(value) = (unsafe { (*value).cast::<Value>().as_mut() }) else { return 0 };
+    let Content::Ready(sale) = &mut value.content else { return 0 };
+    let more = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: as above. Without a cursor of the server (small values) it is never time to stop.
+        let mut cursor = 0;
+        let goes_on = unsafe { api!(RedisModule_DefragCursorGet)(ctx, &mut cursor) } == raw::REDISMODULE_OK as c_int;
+        let stop = || unsafe { api!(RedisModule_DefragShouldStop)(ctx) != 0 };
+        let next = sale.defragment(if goes_on { cursor } else { 0 }, stop)?;
+        (unsafe { api!(RedisModule_DefragCursorSet)(ctx, next) } == raw::REDISMODULE_OK as c_int).then_some(())
+    }));
+    c_int::from(matches!(more, Ok(Some(()))))
 }
 
 /// The value leaves its key. If it is not freed it has been renamed or moved: the timer must find it again.

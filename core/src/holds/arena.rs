@@ -4,6 +4,8 @@
 //! has become sparse is emptied by moving what still lives to the end of the log. So any mix of lengths
 //! wastes at most a third, there is no overhead per entry but its length, and no single step is long.
 
+use crate::heap;
+
 /// Bytes of a chunk, and so the longest entry.
 const CHUNK_BYTES: usize = 8 * 1024;
 /// Entries start at multiples of this.
@@ -168,10 +170,24 @@ impl Arena {
         moved
     }
 
+    /// How many chunks [`Arena::move_chunk`] can move.
+    pub fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Puts a chunk into fresh memory, so that the allocator can give sparse pages back.
+    pub fn move_chunk(&mut self, at: usize) {
+        let bytes = &mut self.chunks[at].bytes;
+        let mut fresh = Vec::with_capacity(bytes.capacity());
+        fresh.append(bytes);
+        *bytes = fresh;
+    }
+
     /// Bytes of heap in use.
     pub fn heap_bytes(&self) -> usize {
-        let chunks: usize = self.chunks.iter().map(|chunk| chunk.bytes.capacity()).sum();
-        chunks + self.chunks.capacity() * size_of::<Chunk>() + (self.empty.capacity() + self.sparse.capacity()) * 4
+        let chunks: usize = self.chunks.iter().map(|chunk| heap::buffer::<u8>(chunk.bytes.capacity())).sum();
+        let lists = heap::buffer::<u32>(self.empty.capacity()) + heap::buffer::<u32>(self.sparse.capacity());
+        chunks + heap::buffer::<Chunk>(self.chunks.capacity()) + lists
     }
 }
 

@@ -6,6 +6,7 @@
 use super::index::Index;
 use super::record::{ItemList, State};
 use super::store::HoldStore;
+use crate::heap;
 use crate::sale::{Extra, Refund};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,21 +71,29 @@ impl Records {
         self.free.push(record);
     }
 
-    fn heap_bytes(&self) -> usize {
-        // Nodes of trees have room for 11 entries, and are about two thirds full.
-        const PER_NODE: usize = 8;
-        const SKU_NODE_BYTES: usize = 224;
-        const LIVE_NODE_BYTES: usize = 192;
-        let trees = |buyer: &Buyer| {
-            buyer.by_sku.len().div_ceil(PER_NODE) * SKU_NODE_BYTES
-                + buyer.live.len().div_ceil(PER_NODE) * LIVE_NODE_BYTES
+    fn move_chunk(&mut self, at: usize) {
+        let mut fresh = Vec::with_capacity(self.chunks[at].capacity());
+        fresh.append(&mut self.chunks[at]);
+        for buyer in &mut fresh {
+            buyer.name = buyer.name.clone();
+        }
+        self.chunks[at] = fresh;
+    }
+
+    /// `samples`: how many chunks stand for all, 0: each for itself.
+    fn heap_bytes(&self, samples: usize) -> usize {
+        let of_buyer = |buyer: &Buyer| {
+            heap::buffer::<u8>(buyer.name.len())
+                + heap::tree::<u16, HeldSold>(buyer.by_sku.len())
+                + heap::tree::<(u64, u32), ()>(buyer.live.len())
         };
-        let per_buyer = |buyer: &Buyer| buyer.name.len() + trees(buyer);
-        let records = self.chunks.iter().map(|chunk| chunk.capacity() * size_of::<Buyer>());
-        records.sum::<usize>()
-            + self.chunks.iter().flatten().map(per_buyer).sum::<usize>()
-            + self.chunks.capacity() * size_of::<Vec<Buyer>>()
-            + self.free.capacity() * 4
+        let of_chunk = |at: usize| {
+            let chunk: &Vec<Buyer> = &self.chunks[at];
+            heap::buffer::<Buyer>(chunk.capacity()) + chunk.iter().map(of_buyer).sum::<usize>()
+        };
+        heap::sampled(self.chunks.len(), samples, of_chunk)
+            + heap::buffer::<Vec<Buyer>>(self.chunks.capacity())
+            + heap::buffer::<u32>(self.free.capacity())
     }
 }
 
@@ -302,9 +311,22 @@ impl Buyers {
         }
     }
 
-    /// Bytes of heap in use, nearly: trees do not tell.
-    pub fn heap_bytes(&self) -> usize {
-        self.index.heap_bytes() + self.records.heap_bytes()
+    /// How many parts [`Buyers::move_part`] can move.
+    pub fn parts(&self) -> usize {
+        self.index.groups() + self.records.chunks.len()
+    }
+
+    /// Puts a part into fresh memory, so that the allocator can give sparse pages back.
+    pub fn move_part(&mut self, at: usize) {
+        match at.checked_sub(self.index.groups()) {
+            None => self.index.move_group(at),
+            Some(chunk) => self.records.move_chunk(chunk),
+        }
+    }
+
+    /// Bytes of heap in use, nearly: trees do not tell. `samples` as for [`crate::Sale::heap_bytes`].
+    pub fn heap_bytes(&self, samples: usize) -> usize {
+        self.index.heap_bytes() + self.records.heap_bytes(samples)
     }
 }
 

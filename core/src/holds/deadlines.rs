@@ -7,6 +7,7 @@
 
 use super::NONE;
 use super::store::HoldStore;
+use crate::heap;
 use std::cell::Cell;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -358,13 +359,11 @@ impl Deadlines {
 
     /// Bytes of heap in use, nearly: trees do not tell.
     pub fn heap_bytes(&self) -> usize {
-        const BYTES_PER_TICK: usize = 48;
-        const BYTES_PER_SHARE: usize = 32;
         let queues = self.skus.iter().chain([&self.bundles]);
-        queues.map(|queue| queue.ticks.len() * BYTES_PER_TICK).sum::<usize>()
-            + self.skus.capacity() * size_of::<Queue>()
-            + self.order.len() * BYTES_PER_TICK
-            + self.shares.len() * BYTES_PER_SHARE
+        queues.map(|queue| heap::tree::<u64, Tick>(queue.ticks.len())).sum::<usize>()
+            + heap::buffer::<Queue>(self.skus.capacity())
+            + heap::tree::<(u64, QueueName), ()>(self.order.len())
+            + heap::tree::<(u16, u64), Share>(self.shares.len())
     }
 }
 

@@ -4,6 +4,7 @@
 //! Linear hashing (Litwin, 1980) splits one small group per insertion instead, so the longest stop is the
 //! re-hash of a few hundred slots.
 
+use crate::heap;
 use hashbrown::HashTable;
 
 /// Groups at first, and so always this times a power of two. Tables have powers of two as well, so the choice
@@ -111,10 +112,20 @@ impl Index {
         }
     }
 
+    /// How many groups [`Index::move_group`] can move.
+    pub fn groups(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Puts a group's table into fresh memory, so that the allocator can give sparse pages back.
+    pub fn move_group(&mut self, at: usize) {
+        self.groups[at] = self.groups[at].clone();
+    }
+
     /// Bytes of heap in use.
     pub fn heap_bytes(&self) -> usize {
-        let tables: usize = self.groups.iter().map(HashTable::allocation_size).sum();
-        tables + self.groups.capacity() * size_of::<HashTable<u32>>()
+        let tables: usize = self.groups.iter().map(|group| heap::allocated(group.allocation_size())).sum();
+        tables + heap::buffer::<HashTable<u32>>(self.groups.capacity())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::NONE;
 use super::record::{Record, State};
+use crate::heap;
 
 const CHUNK_RECORDS: usize = 256;
 
@@ -52,9 +53,21 @@ impl Slab {
         self.len
     }
 
+    /// How many chunks [`Slab::move_chunk`] can move.
+    pub fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Puts a chunk into fresh memory, so that the allocator can give sparse pages back.
+    pub fn move_chunk(&mut self, at: usize) {
+        let mut fresh = Vec::with_capacity(self.chunks[at].capacity());
+        fresh.append(&mut self.chunks[at]);
+        self.chunks[at] = fresh;
+    }
+
     /// Bytes of heap in use.
     pub fn heap_bytes(&self) -> usize {
-        let records: usize = self.chunks.iter().map(|chunk| chunk.capacity() * size_of::<Record>()).sum();
-        records + self.chunks.capacity() * size_of::<Vec<Record>>()
+        let records: usize = self.chunks.iter().map(|chunk| heap::buffer::<Record>(chunk.capacity())).sum();
+        records + heap::buffer::<Vec<Record>>(self.chunks.capacity())
     }
 }

@@ -170,6 +170,20 @@ impl HoldStore {
         (0..self.slab.end()).filter(|&slot| self.slab.get(slot).state != State::Free)
     }
 
+    /// How many parts [`HoldStore::move_part`] can move.
+    pub fn parts(&self) -> usize {
+        self.slab.chunks() + self.arena.chunks() + self.ids.groups()
+    }
+
+    /// Puts a part into fresh memory, so that the allocator can give sparse pages back.
+    pub fn move_part(&mut self, at: usize) {
+        let Some(at) = at.checked_sub(self.slab.chunks()) else { return self.slab.move_chunk(at) };
+        match at.checked_sub(self.arena.chunks()) {
+            None => self.arena.move_chunk(at),
+            Some(group) => self.ids.move_group(group),
+        }
+    }
+
     /// Bytes of heap in use.
     pub fn heap_bytes(&self) -> usize {
         self.slab.heap_bytes() + self.arena.heap_bytes() + self.ids.heap_bytes()

@@ -185,11 +185,11 @@ proptest! {
             let due = world.sale.due(now_ms, usize::MAX);
             world.log.start(now_ms);
             world.sale.expire(&due, now_ms, &mut world.log, &mut world.facts);
-            let (before, bytes) = (digest(&world.sale), world.sale.heap_bytes());
+            let (before, bytes) = (digest(&world.sale), world.sale.heap_bytes(0));
             let answer = world.run_sale(step);
             if answer.as_ref().map_or(true, is_refusal) {
                 same!("the state", digest(&world.sale), before);
-                same!("the memory", world.sale.heap_bytes(), bytes);
+                same!("the memory", world.sale.heap_bytes(0), bytes);
                 prop_assert!(world.log.is_empty() && world.facts.entries.is_empty());
             }
         }

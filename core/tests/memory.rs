@@ -1,0 +1,188 @@
+//! What a sale tells of its memory is what an allocator has really given it, and moving it changes nothing else.
+
+#[expect(dead_code, reason = "peaks and single allocations are for other tests")]
+mod counting;
+
+use flashsale_core::command::{Command, Confirm, Item, Release, Reserve, Return, Stock};
+use flashsale_core::effect::EffectLog;
+use flashsale_core::facts::Facts;
+use flashsale_core::{Sale, Settings, Shard, Situation};
+
+#[global_allocator]
+static COUNTING: counting::Allocator = counting::Allocator;
+
+const START_MS: u64 = 1_700_000_000_000;
+
+/// A sale and the seed of its pseudo-random story.
+struct Story {
+    sale: Sale,
+    log: EffectLog,
+    facts: Facts,
+    now_ms: u64,
+    draw: u64,
+}
+
+impl Story {
+    fn new(skus: u32) -> Self {
+        let sale = Sale::new(Settings::default(), Shard::default(), [7, 8]);
+        let mut story = Self { sale, log: EffectLog::default(), facts: Facts::default(), now_ms: START_MS, draw: 9 };
+        for sku in 0..skus {
+            let name = sku_name(sku);
+            story.run(&Command::Stock(Stock { sku: &name, delta: 10_000_000, alloc_id: None, limit: None }));
+        }
+        story
+    }
+
+    fn run(&mut self, command: &Command<'_>) {
+        let situation = Situation { now_ms: self.now_ms, fresh_id: b"fresh", ..Situation::default() };
+        self.log.start(self.now_ms);
+        self.facts.clear();
+        self.sale.run(command, &situation, &mut self.log, &mut self.facts).expect("a command that is meant");
+    }
+
+    fn draw(&mut self, below: u64) -> u64 {
+        self.draw = self.draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.draw >> 33) % below
+    }
+
+    fn reserve(&mut self, id: &str, buyer: &str, ttl_ms: u64, items: &[(u32, u32)], meta: Option<&[u8]>) {
+        let names: Vec<(Vec<u8>, u32)> = items.iter().map(|&(sku, qty)| (sku_name(sku), qty)).collect();
+        let items = names.iter().map(|(sku, qty)| Item { sku, qty: *qty }).collect();
+        self.run(&Command::Reserve(Reserve {
+            id: Some(id.as_bytes()),
+            buyer: buyer.as_bytes(),
+            ttl_ms: Some(ttl_ms),
+            up_to: false,
+            replace: None,
+            not_after: None,
+            meta,
+            items,
+        }));
+    }
+
+    #[track_caller]
+    fn assert_told(&self, before: usize, what: &str) {
+        let real = counting::live().wrapping_sub(before);
+        for samples in [0, 5] {
+            let told = self.sale.heap_bytes(samples);
+            let ratio = told as f64 / real as f64;
+            assert!(
+                (0.9..1.1).contains(&ratio),
+                "{what}: {told} told with {samples} samples, {real} taken: {ratio:.3}"
+            );
+        }
+    }
+}
+
+fn sku_name(sku: u32) -> Vec<u8> {
+    format!("article-{sku:03}").into_bytes()
+}
+
+/// Makes a sale by a story, and compares what it tells with what was allocated for it.
+fn check(what: &str, skus: u32, tell: impl FnOnce(&mut Story)) {
+    let before = counting::live();
+    let mut story = Story::new(skus);
+    tell(&mut story);
+    // The buffers of the story are no part of the sale.
+    (story.log, story.facts) = (EffectLog::default(), Facts::default());
+    story.assert_told(before, what);
+    assert!(story.sale.audit().is_empty());
+}
+
+#[test]
+fn one_hold_each() {
+    check("one hold each", 1, |story| {
+        for number in 0..50_000 {
+            story.now_ms += number % 3;
+            story.reserve(&format!("hold-{number:019}"), &format!("buyer-{number:018}"), 300_000, &[(0, 1)], None);
+        }
+    });
+}
+
+#[test]
+fn a_small_sale() {
+    check("a small sale", 3, |story| {
+        for number in 0..300 {
+            story.reserve(&format!("hold-{number}"), &format!("buyer-{number}"), 300_000, &[(0, 1)], Some(b"gift"));
+        }
+    });
+}
+
+#[test]
+fn carts_of_several_skus_by_buyers_with_several_holds() {
+    check("carts", 40, |story| {
+        for number in 0..12_000_u32 {
+            story.now_ms += story.draw(3);
+            let ttl_ms = 100_000 + story.draw(500_000);
+            let (sku, buyer) = (story.draw(39) as u32, story.draw(4_000));
+            let items = [(sku, 1), (sku + 1, 2)];
+            story.reserve(&format!("h{number}"), &format!("buyer-{buyer:012}"), ttl_ms, &items, None);
+        }
+    });
+}
+
+#[test]
+fn orders_refunds_and_ended_holds() {
+    check("orders", 2, |story| {
+        for number in 0..12_000_u32 {
+            let id = format!("hold-{number:019}");
+            story.now_ms += 2;
+            story.reserve(&id, &format!("buyer-{number:018}"), 300_000, &[(0, 2), (1, 1)], None);
+            let id = id.as_bytes();
+            match story.draw(4) {
+                0 => {}
+                1 => story.run(&Command::Release(Release { id, reason: None })),
+                _ => {
+                    let confirm = Confirm { id, reference: Some(b"cart-0123456789"), ..confirm_all(id) };
+                    story.run(&Command::Confirm(confirm));
+                    if story.draw(3) == 0 {
+                        let items = [Item { sku: b"article-000", qty: 1 }].into_iter().collect();
+                        story.run(&Command::Return(Return { id, return_id: b"return-1", items }));
+                    }
+                }
+            }
+        }
+    });
+}
+
+fn confirm_all(id: &[u8]) -> Confirm<'_> {
+    Confirm { id, reference: None, late: false, items: Default::default(), meta: None }
+}
+
+#[test]
+fn moving_changes_nothing_but_places() {
+    let mut story = Story::new(10);
+    let mut cursor = None;
+    let mut rounds = 0;
+    for number in 0..10_000_u32 {
+        story.now_ms += 3;
+        let (sku, buyer) = (story.draw(10) as u32, story.draw(6_000));
+        story.reserve(&format!("h{number}"), &format!("b{buyer}"), 20_000, &[(sku, 1)], Some(b"note"));
+        if story.draw(3) == 0 {
+            let id = format!("h{}", story.draw(u64::from(number) + 1));
+            story.run(&Command::Release(Release { id: id.as_bytes(), reason: None }));
+        }
+        if number % 7 == 0 {
+            let before = parts(&story.sale);
+            cursor = story.sale.defragment(cursor.unwrap_or(0), || true);
+            rounds += u32::from(cursor.is_none());
+            if number % 700 == 0 {
+                assert_eq!(parts(&story.sale), before, "a step has moved more than places");
+            }
+        }
+    }
+    assert!(rounds > 3, "{rounds} rounds were finished");
+    assert!(story.sale.audit().is_empty());
+    let before = parts(&story.sale);
+    assert_eq!(story.sale.defragment(0, || false), None, "all in one go");
+    assert_eq!(parts(&story.sale), before);
+    assert_eq!(story.sale.defragment(u64::MAX, || false), None, "a cursor of long ago");
+}
+
+/// The digest's parts, in an order that does not depend on places.
+fn parts(sale: &Sale) -> Vec<Vec<u8>> {
+    let mut parts = Vec::new();
+    sale.digest_parts(|part| parts.push(part.to_vec()));
+    parts.sort();
+    parts
+}
