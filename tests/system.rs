@@ -22,6 +22,7 @@ mod edge_shop;
 mod expiry;
 mod harness_works;
 mod hostile_data;
+mod keys_that_end;
 mod keyspace;
 mod lazy_free;
 mod load;

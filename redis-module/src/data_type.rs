@@ -22,6 +22,8 @@ const ENCODING_VERSION: c_int = 1;
 const LOST_AFTER_MS: u64 = 1_000;
 
 /// What a key of the type holds.
+///
+/// It is freed on whichever thread the server likes, and so it is `Send`.
 pub(crate) struct Value {
     content: Content,
     /// When the schedule will look at the key at the latest; not replicated.
@@ -33,6 +35,11 @@ pub(crate) struct Value {
     /// Dropped with the value: whether it lives on after its key was deleted or renamed.
     life: Arc<()>,
 }
+
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Value>();
+};
 
 enum Content {
     Ready(Sale),
@@ -228,7 +235,8 @@ unsafe extern "C" fn mem_usage(
 ) -> usize {
     // The value itself, and what its sale has on the heap.
     const OWN_BYTES: usize = size_of::<Value>() + size_of::<[usize; 2]>();
-    unsafe { sale(value) }.map_or(0, |sale| OWN_BYTES + sale.heap_bytes(sample_size))
+    let Some(sale) = (unsafe { sale(value) }) else { return OWN_BYTES };
+    catch_unwind(AssertUnwindSafe(|| sale.heap_bytes(sample_size))).unwrap_or(0) + OWN_BYTES
 }
 
 unsafe extern "C" fn digest(digest: *mut raw::RedisModuleDigest, value: *mut c_void) {
