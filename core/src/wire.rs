@@ -8,15 +8,26 @@ use std::fmt;
 /// A place to write to.
 pub(crate) trait Sink {
     fn put(&mut self, bytes: &[u8]);
+    fn put_byte(&mut self, byte: u8);
 }
 
 impl Sink for Vec<u8> {
+    #[inline]
+    fn put_byte(&mut self, byte: u8) {
+        self.push(byte);
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
     }
 }
 
 impl<A: smallvec::Array<Item = u8>> Sink for smallvec::SmallVec<A> {
+    #[inline]
+    fn put_byte(&mut self, byte: u8) {
+        self.push(byte);
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
     }
@@ -24,7 +35,7 @@ impl<A: smallvec::Array<Item = u8>> Sink for smallvec::SmallVec<A> {
 
 pub(crate) fn put_varint(sink: &mut impl Sink, mut value: u64) {
     if value < 0x80 {
-        return sink.put(&[value as u8]);
+        return sink.put_byte(value as u8);
     }
     let mut bytes = [0; 10];
     let mut len = 0;
