@@ -103,6 +103,15 @@ fn unknown_parameter(call: Call, name: &[u8]) -> Refusal {
 
 const EXAMPLE: &str = r#"{"items":[{"sku":"S","qty":1}]}"#;
 
+/// A body as the call takes it.
+fn example(call: Call) -> &'static str {
+    match call {
+        Call::Confirm => r#"{"ref":"R"}"#,
+        Call::Extend => r#"{"ms":60000}"#,
+        _ => EXAMPLE,
+    }
+}
+
 /// Reads the JSON body of a call.
 ///
 /// # Errors
@@ -112,8 +121,9 @@ pub fn from_body(call: Call, headers: &HeaderMap, body: &[u8]) -> Result<Input, 
         && !is_json(kind.as_bytes())
     {
         return Err(Problem::BadRequest.because(format!(
-            "The body is `{}`; send `application/json`, such as {EXAMPLE}",
-            printable(kind.as_bytes())
+            "The body is `{}`; send `application/json`, such as {}",
+            printable(kind.as_bytes()),
+            example(call)
         )));
     }
     match call {
