@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use flashsale_tests::sale::{assert_audit_is_clean, orders_key, stock};
-use flashsale_tests::{Client, RedisServer, Reply, Server, on_every_server, wait_until};
+use flashsale_tests::{RedisServer, Reply, Server, on_every_server, wait_until};
+
+use crate::keyspace::{assert_expires_by_itself, sale, start};
 
 on_every_server!(
     clients_stay_in_their_database,
@@ -18,31 +19,6 @@ on_every_server!(
 );
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn start(server: Server) -> (RedisServer, Client) {
-    let redis = RedisServer::builder(server).module().start();
-    let client = redis.client();
-    (redis, client)
-}
-
-/// A sale of ten units with a hold on three that is due in `life_ms`.
-fn sale(client: &mut Client, key: &str, life_ms: u64) {
-    client.ok(&["FLASH.CREATE", key, "EVENTS", "ALL", "ITEMS", "red", "10"]);
-    let life_ms = life_ms.to_string();
-    let hold = client.ok(&["FLASH.RESERVE", key, "h1", "ann", "TTL", &life_ms, "ITEMS", "red", "3"]);
-    assert_eq!(hold.status(), "RESERVED");
-}
-
-/// Waits for the `expired` entry without touching the sale's key.
-#[track_caller]
-fn assert_expires_by_itself(client: &mut Client, key: &str) {
-    let stream = orders_key(key);
-    wait_until(&format!("the idle sale {key} has expired its hold"), PATIENCE, || {
-        client.ok(&["XRANGE", &stream, "-", "+"]).to_string().contains("expired")
-    });
-    assert_eq!(stock(client, key, "red").available, 10);
-    assert_audit_is_clean(client, key);
-}
 
 /// A module that listens to keyspace events makes Valkey 8.1 leave the client in the other database.
 fn clients_stay_in_their_database(server: Server) {

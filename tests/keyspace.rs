@@ -23,7 +23,7 @@ on_every_server!(
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A sale of ten units with a hold on three that is due in `life_ms`.
-fn sale(client: &mut Client, key: &str, life_ms: u64) {
+pub(crate) fn sale(client: &mut Client, key: &str, life_ms: u64) {
     client.ok(&["FLASH.CREATE", key, "EVENTS", "ALL", "ITEMS", "red", "10"]);
     let life_ms = life_ms.to_string();
     let hold = client.ok(&["FLASH.RESERVE", key, "h1", "ann", "TTL", &life_ms, "ITEMS", "red", "3"]);
@@ -32,7 +32,7 @@ fn sale(client: &mut Client, key: &str, life_ms: u64) {
 
 /// Waits for the `expired` entry without touching the sale's key.
 #[track_caller]
-fn assert_expires_by_itself(client: &mut Client, key: &str) {
+pub(crate) fn assert_expires_by_itself(client: &mut Client, key: &str) {
     let stream = orders_key(key);
     wait_until(&format!("the idle sale {key} has expired its hold"), PATIENCE, || {
         client.ok(&["XRANGE", &stream, "-", "+"]).to_string().contains("expired")
@@ -41,7 +41,7 @@ fn assert_expires_by_itself(client: &mut Client, key: &str) {
     assert_audit_is_clean(client, key);
 }
 
-fn start(server: Server) -> (RedisServer, Client) {
+pub(crate) fn start(server: Server) -> (RedisServer, Client) {
     let redis = RedisServer::builder(server).module().start();
     let client = redis.client();
     (redis, client)
