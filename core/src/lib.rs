@@ -27,7 +27,7 @@ pub mod fault;
 pub mod gcra;
 mod heap;
 mod holds;
-mod memory;
+pub mod memory;
 #[cfg(feature = "model")]
 pub mod model;
 pub mod outcome;

@@ -6,6 +6,15 @@ use crate::sale::{Extra, Refund, Sale, Sku, Transfer};
 /// Parts that [`Sale::defragment`] moves between two looks at the clock: a few ten KiB.
 const PARTS_PER_LOOK: usize = 8;
 
+/// Moves buffers to where memory is less scattered.
+pub trait Mover {
+    /// The same buffer, perhaps in another place: same content, same capacity.
+    fn relocate<T>(&mut self, buffer: Vec<T>) -> Vec<T>;
+
+    /// Whether there is no more time.
+    fn is_time_up(&mut self) -> bool;
+}
+
 impl Sale {
     /// Bytes of heap in use, as the server's allocator rounds them. Where there are many things of a kind `samples`
     /// of them stand for all; 0 looks at each.
@@ -30,20 +39,20 @@ impl Sale {
         self.holds.parts() + self.buyers.parts() + self.allocations.len() + self.extras.len() + self.skus.len()
     }
 
-    /// Puts what the sale consists of into fresh memory, part by part from `cursor` on (0 at first), until `stop`
-    /// says so. Tells where to go on; `None` if all is done. The sale may change in between.
-    pub fn defragment(&mut self, cursor: u64, mut stop: impl FnMut() -> bool) -> Option<u64> {
+    /// Has what the sale consists of moved, part by part from `cursor` on (0 at first), until time is up. Tells where
+    /// to go on; `None` if all is done. The sale may change in between.
+    pub fn defragment(&mut self, cursor: u64, mover: &mut impl Mover) -> Option<u64> {
         let mut at = usize::try_from(cursor).unwrap_or(usize::MAX);
         loop {
             for _ in 0..PARTS_PER_LOOK {
                 match at.checked_sub(self.holds.parts()) {
-                    None => self.holds.move_part(at),
-                    Some(part) if part < self.buyers.parts() => self.buyers.move_part(part),
+                    None => self.holds.move_part(at, mover),
+                    Some(part) if part < self.buyers.parts() => self.buyers.move_part(part, mover),
                     Some(_) => return None,
                 }
                 at += 1;
             }
-            if stop() {
+            if mover.is_time_up() {
                 return Some(at as u64);
             }
         }

@@ -18,10 +18,12 @@ const SURE_ALIGNMENT: usize = 8;
 /// The size to ask for, so that the block is aligned as the layout demands: sizes that are multiples of 16 have
 /// classes of their own, which start at multiples of 16. `None` if the alignment cannot be had.
 fn size_for(align: usize, size: usize) -> Option<usize> {
-    match align {
-        ..=SURE_ALIGNMENT => Some(size),
-        ..=MOST_ALIGNMENT => Some(size.next_multiple_of(MOST_ALIGNMENT)),
-        _ => None,
+    if align <= SURE_ALIGNMENT {
+        Some(size)
+    } else if align <= MOST_ALIGNMENT {
+        Some(size.next_multiple_of(MOST_ALIGNMENT))
+    } else {
+        None
     }
 }
 

@@ -7,6 +7,7 @@ use crate::totals::Share;
 use crate::typed::NativeType;
 use crate::{server, state};
 use flashsale_core::Sale;
+use flashsale_core::memory::Mover;
 use flashsale_core::snapshot::Loader;
 use redis_module::raw;
 use std::ffi::{CStr, c_int, c_void};
@@ -74,6 +75,14 @@ impl Value {
         match &mut self.content {
             Content::Ready(sale) => Ok(sale),
             Content::Loading(_) => Err(Fault::HalfLoaded),
+        }
+    }
+
+    /// Has the sale moved a little further, see [`Sale::defragment`].
+    pub fn defragment(&mut self, cursor: u64, mover: &mut impl Mover) -> Option<u64> {
+        match &mut self.content {
+            Content::Ready(sale) => sale.defragment(cursor, mover),
+            Content::Loading(_) => None,
         }
     }
 
@@ -158,7 +167,7 @@ pub(crate) fn register(ctx: Ctx<'_>) -> Option<NativeType<Value>> {
     methods.rdb_save = Some(rdb_save);
     methods.aof_rewrite = Some(aof_rewrite);
     methods.mem_usage2 = Some(mem_usage);
-    methods.defrag = Some(defrag);
+    methods.defrag = Some(crate::defrag::defrag);
     methods.digest = Some(digest);
     methods.free = Some(free);
     methods.free_effort = Some(free_effort);
@@ -257,34 +266,6 @@ unsafe extern "C" fn free(value: *mut c_void) {
 /// `active-defrag-max-scan-fields`) it moves step by step.
 unsafe extern "C" fn free_effort(_key: *mut raw::RedisModuleString, value: *const c_void) -> usize {
     unsafe { sale(value) }.map_or(1, |sale| 1 + sale.heap_pieces())
-}
-
-/// Moves the value to where memory is less scattered, for as long as the server lets it. Tells whether there is more
-/// to do.
-unsafe extern "C" fn defrag(
-    ctx: *mut raw::RedisModuleDefragCtx,
-    _key: *mut raw::RedisModuleString,
-    value: *mut *mut c_void,
-) -> c_int {
-    // SAFETY: the server gives a live context and the place of a value of ours, which nothing borrows meanwhile. A
-    // value that has been moved byte by byte is whole: it has no pointers into itself.
-    unsafe {
-        let moved = api!(RedisModule_DefragAlloc)(ctx, *value);
-        if !moved.is_null() {
-            *value = moved;
-        }
-    }
-    let Some(value) = (unsafe { (*value).cast::<Value>().as_mut() }) else { return 0 };
-    let Content::Ready(sale) = &mut value.content else { return 0 };
-    let more = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: as above. Without a cursor of the server (small values) it is never time to stop.
-        let mut cursor = 0;
-        let goes_on = unsafe { api!(RedisModule_DefragCursorGet)(ctx, &mut cursor) } == raw::REDISMODULE_OK as c_int;
-        let stop = || unsafe { api!(RedisModule_DefragShouldStop)(ctx) != 0 };
-        let next = sale.defragment(if goes_on { cursor } else { 0 }, stop)?;
-        (unsafe { api!(RedisModule_DefragCursorSet)(ctx, next) } == raw::REDISMODULE_OK as c_int).then_some(())
-    }));
-    c_int::from(matches!(more, Ok(Some(()))))
 }
 
 /// The value leaves its key. If it is not freed it has been renamed or moved: the timer must find it again.

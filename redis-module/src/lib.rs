@@ -15,6 +15,7 @@ mod blocking;
 mod commands;
 mod config;
 mod data_type;
+mod defrag;
 mod execute;
 mod expiry;
 mod ids;

@@ -5,6 +5,7 @@
 //! wastes at most a third, there is no overhead per entry but its length, and no single step is long.
 
 use crate::heap;
+use crate::memory::Mover;
 
 /// Bytes of a chunk, and so the longest entry.
 const CHUNK_BYTES: usize = 8 * 1024;
@@ -175,12 +176,9 @@ impl Arena {
         self.chunks.len()
     }
 
-    /// Puts a chunk into fresh memory, so that the allocator can give sparse pages back.
-    pub fn move_chunk(&mut self, at: usize) {
+    pub fn move_chunk(&mut self, at: usize, mover: &mut impl Mover) {
         let bytes = &mut self.chunks[at].bytes;
-        let mut fresh = Vec::with_capacity(bytes.capacity());
-        fresh.append(bytes);
-        *bytes = fresh;
+        *bytes = mover.relocate(std::mem::take(bytes));
     }
 
     /// Bytes of heap in use.

@@ -7,6 +7,7 @@ use super::index::Index;
 use super::record::{ItemList, State};
 use super::store::HoldStore;
 use crate::heap;
+use crate::memory::Mover;
 use crate::sale::{Extra, Refund};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,13 +72,11 @@ impl Records {
         self.free.push(record);
     }
 
-    fn move_chunk(&mut self, at: usize) {
-        let mut fresh = Vec::with_capacity(self.chunks[at].capacity());
-        fresh.append(&mut self.chunks[at]);
-        for buyer in &mut fresh {
-            buyer.name = buyer.name.clone();
+    fn move_chunk(&mut self, at: usize, mover: &mut impl Mover) {
+        self.chunks[at] = mover.relocate(std::mem::take(&mut self.chunks[at]));
+        for buyer in &mut self.chunks[at] {
+            buyer.name = mover.relocate(std::mem::take(&mut buyer.name).into_vec()).into_boxed_slice();
         }
-        self.chunks[at] = fresh;
     }
 
     /// `samples`: how many chunks stand for all, 0: each for itself.
@@ -316,11 +315,10 @@ impl Buyers {
         self.index.groups() + self.records.chunks.len()
     }
 
-    /// Puts a part into fresh memory, so that the allocator can give sparse pages back.
-    pub fn move_part(&mut self, at: usize) {
+    pub fn move_part(&mut self, at: usize, mover: &mut impl Mover) {
         match at.checked_sub(self.index.groups()) {
             None => self.index.move_group(at),
-            Some(chunk) => self.records.move_chunk(chunk),
+            Some(chunk) => self.records.move_chunk(chunk, mover),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::NONE;
 use super::record::{Record, State};
 use crate::heap;
+use crate::memory::Mover;
 
 const CHUNK_RECORDS: usize = 256;
 
@@ -58,11 +59,8 @@ impl Slab {
         self.chunks.len()
     }
 
-    /// Puts a chunk into fresh memory, so that the allocator can give sparse pages back.
-    pub fn move_chunk(&mut self, at: usize) {
-        let mut fresh = Vec::with_capacity(self.chunks[at].capacity());
-        fresh.append(&mut self.chunks[at]);
-        self.chunks[at] = fresh;
+    pub fn move_chunk(&mut self, at: usize, mover: &mut impl Mover) {
+        self.chunks[at] = mover.relocate(std::mem::take(&mut self.chunks[at]));
     }
 
     /// Bytes of heap in use.

@@ -4,6 +4,7 @@ use super::arena::Arena;
 use super::index::Index;
 use super::record::{Content, ItemList, Record, State};
 use super::slab::Slab;
+use crate::memory::Mover;
 use foldhash::SharedSeed;
 use foldhash::quality::FoldHasher;
 use std::hash::Hasher;
@@ -175,11 +176,10 @@ impl HoldStore {
         self.slab.chunks() + self.arena.chunks() + self.ids.groups()
     }
 
-    /// Puts a part into fresh memory, so that the allocator can give sparse pages back.
-    pub fn move_part(&mut self, at: usize) {
-        let Some(at) = at.checked_sub(self.slab.chunks()) else { return self.slab.move_chunk(at) };
+    pub fn move_part(&mut self, at: usize, mover: &mut impl Mover) {
+        let Some(at) = at.checked_sub(self.slab.chunks()) else { return self.slab.move_chunk(at, mover) };
         match at.checked_sub(self.arena.chunks()) {
-            None => self.arena.move_chunk(at),
+            None => self.arena.move_chunk(at, mover),
             Some(group) => self.ids.move_group(group),
         }
     }
