@@ -117,6 +117,11 @@ impl Index {
         self.groups.len()
     }
 
+    #[cfg(test)]
+    pub fn fullest_group(&self) -> usize {
+        self.groups.iter().map(HashTable::len).max().unwrap_or(0)
+    }
+
     /// Puts a group's table into fresh memory: tables give nobody their buffers.
     pub fn move_group(&mut self, at: usize) {
         self.groups[at] = self.groups[at].clone();

@@ -9,6 +9,8 @@ mod arena;
 mod buyers;
 mod deadlines;
 mod fifo;
+#[cfg(test)]
+mod flooding;
 mod index;
 mod record;
 mod slab;
