@@ -7,7 +7,8 @@
 //! - [`execute`] takes a command through the sale: treat what is due, decide, apply, replicate, tell, answer;
 //! - [`data_type`] is the native type: persistence, digest, memory; [`rate_type`] that of rate limits;
 //! - [`blocking`] lets clients wait for units that others hold;
-//! - [`order_stream`], [`news`], [`expiry`] are what happens beside a reply;
+//! - [`order_stream`], [`news`], [`expiry`] are what happens beside a reply; [`search`] finds renamed sales again;
+//! - [`info`], [`config`], [`defrag`] are what an operator's server asks for;
 //! - [`server`] is the server's API, and with [`allocator`] the place of nearly all `unsafe`.
 
 mod allocator;
@@ -24,6 +25,7 @@ mod load;
 mod news;
 mod order_stream;
 mod rate_type;
+mod scan;
 mod search;
 mod server;
 mod state;

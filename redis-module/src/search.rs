@@ -5,7 +5,8 @@
 //! EXPIRE of the server would pay for them, and Valkey 8.1 leaves the client of a MOVE, or of a COPY to another
 //! database, in that database as soon as any module listens.
 
-use crate::server::{Access, Ctx, OwnedString, ScanCursor};
+use crate::scan::ScanCursor;
+use crate::server::{Access, Ctx, OwnedString};
 use crate::state::State;
 use std::ffi::c_int;
 use std::sync::Weak;

@@ -10,7 +10,6 @@ use smallvec::SmallVec;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_longlong, c_void};
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 /// A function of the API that every supported server has: Redis 7.0 and Valkey 7.2 do. The pointers are set
@@ -100,6 +99,14 @@ pub(crate) struct Key<'c> {
 }
 
 impl Key<'_> {
+    /// A key that somebody else has opened and will close.
+    ///
+    /// # Safety
+    /// `raw` stays open for as long as what is returned is used.
+    pub unsafe fn lent(raw: *mut raw::RedisModuleKey) -> ManuallyDrop<Self> {
+        ManuallyDrop::new(Self { raw, _callback: PhantomData })
+    }
+
     pub fn kind(&self) -> KeyKind {
         // SAFETY: the key is open (or null, an empty key opened for reading, which the server allows).
         match unsafe { api!(RedisModule_KeyType)(self.raw) } as isize {
@@ -346,56 +353,6 @@ impl<'c> Ctx<'c> {
     pub fn start_timer(self, ms: i64, callback: unsafe extern "C" fn(*mut raw::RedisModuleCtx, *mut c_void)) {
         // SAFETY: the callback needs no data.
         unsafe { api!(RedisModule_CreateTimer)(self.raw, ms, Some(callback), std::ptr::null_mut()) };
-    }
-}
-
-/// Where a scan of a database stands.
-pub(crate) struct ScanCursor(*mut raw::RedisModuleScanCursor);
-
-impl ScanCursor {
-    pub fn new() -> Self {
-        // SAFETY: takes nothing.
-        Self(unsafe { api!(RedisModule_ScanCursorCreate)() })
-    }
-}
-
-impl Drop for ScanCursor {
-    fn drop(&mut self) {
-        // SAFETY: made by `new`, dropped once.
-        unsafe { api!(RedisModule_ScanCursorDestroy)(self.0) }
-    }
-}
-
-impl Ctx<'_> {
-    /// Looks at a few keys of the selected database, which `look` must not change. `false` at the end.
-    pub fn scan(self, cursor: &mut ScanCursor, mut look: impl FnMut(ServerString<'_>, &Key<'_>)) -> bool {
-        /// # Safety
-        /// Called by the server alone during the call below, with `look` as data.
-        unsafe extern "C" fn on_key<F: FnMut(ServerString<'_>, &Key<'_>)>(
-            ctx: *mut raw::RedisModuleCtx,
-            name: *mut raw::RedisModuleString,
-            key: *mut raw::RedisModuleKey,
-            look: *mut c_void,
-        ) {
-            // SAFETY: all of them live until this returns; the key is the server's to close.
-            let (ctx, name) = unsafe { (Ctx::from_raw(ctx), ServerString::from_raw(name)) };
-            let _ = catch_unwind(AssertUnwindSafe(|| {
-                let look = unsafe { look.cast::<F>().as_mut() };
-                let Some(look) = look else { return };
-                if key.is_null() {
-                    look(name, &ctx.open(name, Access::Read));
-                } else {
-                    look(name, &ManuallyDrop::new(Key { raw: key, _callback: PhantomData }));
-                }
-            }));
-        }
-        fn callback<F: FnMut(ServerString<'_>, &Key<'_>)>(_: &F) -> raw::RedisModuleScanCB {
-            Some(on_key::<F>)
-        }
-        let on_key = callback(&look);
-        let data = std::ptr::from_mut(&mut look).cast::<c_void>();
-        // SAFETY: context and cursor are alive; the data is what the callback expects, for the time of the call.
-        unsafe { api!(RedisModule_Scan)(self.raw, cursor.0, on_key, data) != 0 }
     }
 }
 
