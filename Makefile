@@ -51,6 +51,10 @@ audit: ## licences, banned crates, sources and known vulnerabilities of the depe
 bench: ## what each command of the module costs beside DECR and a Lua script
 	@scripts/bench.sh commands
 
+.PHONY: fuzz
+fuzz: ## fuzzes parsers, effects, snapshots and commands, FUZZ_SECONDS=60 each
+	@scripts/fuzz.sh
+
 .PHONY: clean
 clean: ## removes what was built; downloaded tools and servers stay in .tools
 	@$(CARGO) clean
