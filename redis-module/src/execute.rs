@@ -1,10 +1,11 @@
 //! A command's way through a sale: treat what is due, decide, apply, write the stream, replicate, tell.
 
 use crate::data_type::{SaleKey, Value};
+use crate::news::News;
 use crate::order_stream::OrderStream;
 use crate::server::{Access, Ctx, ServerString};
 use crate::state::State;
-use crate::{news, totals};
+use crate::totals;
 use flashsale_core::effect::read_log;
 use flashsale_core::outcome::Misuse;
 use flashsale_core::protocol::{ParseError, reply};
@@ -250,15 +251,15 @@ pub(crate) fn finish<'c>(
         }
         ctx.replicate_effects(key_name, state.log.bytes());
         ctx.signal_modified(key_name);
-        if let Ok(sale) = value.sale() {
-            news::tell(ctx, key_name, sale, &state.facts);
-        }
         if state.facts.may_help_waiters() {
             state.waiters.wake(ctx, key_name);
         }
         warn_if_inconsistent(ctx, state, key_name);
     }
     value.schedule(&mut state.schedule, || (ctx.selected_db(), key_name.bytes().to_vec()));
+    if let Ok(sale) = value.sale() {
+        News::of(sale, &state.facts).tell(ctx, key_name);
+    }
 }
 
 fn write_stream(state: &mut State, value: &mut Value, stream: Option<OrderStream<'_>>) {
@@ -336,9 +337,9 @@ pub(crate) fn apply_log(call: &mut Call<'_, '_>, log: &[u8]) -> Result<(), Fault
     }
     call.ctx.replicate_verbatim();
     call.ctx.signal_modified(call.key_name);
-    news::tell(call.ctx, call.key_name, value.sale()?, &call.state.facts);
     warn_if_inconsistent(call.ctx, call.state, call.key_name);
     value.schedule(&mut call.state.schedule, || (call.ctx.selected_db(), call.key_name.bytes().to_vec()));
+    News::of(value.sale()?, &call.state.facts).tell(call.ctx, call.key_name);
     Ok(())
 }
 

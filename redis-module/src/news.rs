@@ -3,23 +3,38 @@
 use crate::server::{Ctx, ServerString};
 use flashsale_core::facts::EntryKind;
 use flashsale_core::{Facts, Sale};
+use smallvec::SmallVec;
 use std::ffi::CStr;
 
-/// Tells subscribers of the key's events, and of SKUs that have sold out or come back.
-pub(crate) fn tell(ctx: Ctx<'_>, key: ServerString<'_>, sale: &Sale, facts: &Facts) {
-    for kind in &facts.kinds {
-        if let Some(event) = event(*kind) {
-            ctx.notify(event, key);
+/// What will be told of a step: gathered before anybody is told, for another module that listens may do what it
+/// likes to the key.
+#[derive(Default)]
+pub(crate) struct News {
+    events: SmallVec<[&'static CStr; 2]>,
+    messages: Vec<Vec<u8>>,
+}
+
+impl News {
+    /// The key's events, and which SKUs have sold out or come back.
+    pub fn of(sale: &Sale, facts: &Facts) -> Self {
+        let mut news =
+            Self { events: facts.kinds.iter().filter_map(|kind| event(*kind)).collect(), messages: Vec::new() };
+        for change in &facts.sku_changes {
+            let (event, word) =
+                if change.sold_out { (c"flash.soldout", "soldout") } else { (c"flash.available", "available") };
+            news.events.push(event);
+            let version = change.version.to_string();
+            news.messages.push([word.as_bytes(), b" ", change.sku(sale), b" ", version.as_bytes()].concat());
         }
+        news
     }
-    for change in &facts.sku_changes {
-        let (event, word) =
-            if change.sold_out { (c"flash.soldout", "soldout") } else { (c"flash.available", "available") };
-        ctx.notify(event, key);
-        let channel = [key.bytes(), b":state"].concat();
-        let version = change.version.to_string();
-        let message = [word.as_bytes(), b" ", change.sku(sale), b" ", version.as_bytes()].concat();
-        ctx.publish(&channel, &message);
+
+    /// Tells subscribers. Nothing of the key may be used afterwards.
+    pub fn tell(&self, ctx: Ctx<'_>, key: ServerString<'_>) {
+        for message in &self.messages {
+            ctx.publish(&[key.bytes(), b":state"].concat(), message);
+        }
+        self.events.iter().for_each(|event| ctx.notify(event, key));
     }
 }
 
