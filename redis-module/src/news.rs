@@ -8,33 +8,40 @@ use std::ffi::CStr;
 
 /// What will be told of a step: gathered before anybody is told, for another module that listens may do what it
 /// likes to the key.
-#[derive(Default)]
 pub(crate) struct News {
-    events: SmallVec<[&'static CStr; 2]>,
-    messages: Vec<Vec<u8>>,
+    items: SmallVec<[Item; 2]>,
+}
+
+enum Item {
+    /// A keyspace notification.
+    Event(&'static CStr),
+    /// For the state channel.
+    Message(Vec<u8>),
 }
 
 impl News {
     /// The key's events, and which SKUs have sold out or come back.
     pub fn of(sale: &Sale, facts: &Facts) -> Self {
-        let mut news =
-            Self { events: facts.kinds.iter().filter_map(|kind| event(*kind)).collect(), messages: Vec::new() };
+        let mut items: SmallVec<[Item; 2]> =
+            facts.kinds.iter().filter_map(|kind| event(*kind)).map(Item::Event).collect();
         for change in &facts.sku_changes {
             let (event, word) =
                 if change.sold_out { (c"flash.soldout", "soldout") } else { (c"flash.available", "available") };
-            news.events.push(event);
             let version = change.version.to_string();
-            news.messages.push([word.as_bytes(), b" ", change.sku(sale), b" ", version.as_bytes()].concat());
+            let message = [word.as_bytes(), b" ", change.sku(sale), b" ", version.as_bytes()].concat();
+            items.extend([Item::Event(event), Item::Message(message)]);
         }
-        news
+        Self { items }
     }
 
     /// Tells subscribers. Nothing of the key may be used afterwards.
     pub fn tell(&self, ctx: Ctx<'_>, key: ServerString<'_>) {
-        for message in &self.messages {
-            ctx.publish(&[key.bytes(), b":state"].concat(), message);
+        for item in &self.items {
+            match item {
+                Item::Event(event) => ctx.notify(event, key),
+                Item::Message(message) => ctx.publish(&[key.bytes(), b":state"].concat(), message),
+            }
         }
-        self.events.iter().for_each(|event| ctx.notify(event, key));
     }
 }
 
