@@ -55,6 +55,10 @@ bench: ## what each command of the module costs beside DECR and a Lua script
 fuzz: ## fuzzes parsers, effects, snapshots and commands, FUZZ_SECONDS=60 each
 	@scripts/fuzz.sh
 
+.PHONY: valgrind
+valgrind: ## sends thousands of mixed commands to a server under valgrind's memcheck
+	@scripts/valgrind.sh
+
 .PHONY: clean
 clean: ## removes what was built; downloaded tools and servers stay in .tools
 	@$(CARGO) clean

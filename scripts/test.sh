@@ -3,7 +3,7 @@
 #
 #   scripts/test.sh all       what `make test` and CI run
 #   scripts/test.sh faults    only the tests that kill, stop and starve servers
-#   scripts/test.sh nightly   all, with many more random cases, the long tests and the fuzzer
+#   scripts/test.sh nightly   all, with many more random cases, the long tests, the fuzzer and memcheck
 set -euo pipefail
 cd "$(dirname "$0")/.."
 which_tests=${1:-all}
@@ -67,6 +67,8 @@ faults)
     ;;
 nightly)
     FUZZ_SECONDS=${FUZZ_SECONDS:-600} scripts/fuzz.sh
+    step "memcheck"
+    VALGRIND_COMMANDS=${VALGRIND_COMMANDS:-50000} scripts/valgrind.sh
     step "tests, long"
     # Read by the property tests: how many times the usual number of random cases.
     export FLASHSALE_CASES_FACTOR=${FLASHSALE_CASES_FACTOR:-50}
