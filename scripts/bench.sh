@@ -2,6 +2,7 @@
 # Measures, with the optimised build, and prints tables. docs/performance.md keeps what was measured.
 #
 #   scripts/bench.sh commands   what each command of the module costs beside DECR and a Lua script
+#   scripts/bench.sh scale      what millions of holds cost: memory, the slowest command, expiry, saving and loading
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-commands}
@@ -10,10 +11,13 @@ scripts/setup.sh bench
 target=${CARGO_TARGET_DIR:-target}
 [[ $target = /* ]] || target=$PWD/$target
 
-if [ "$what" != commands ]; then
-    echo "usage: scripts/bench.sh commands" >&2
+case $what in
+commands | scale) ;;
+*)
+    echo "usage: scripts/bench.sh commands|scale" >&2
     exit 2
-fi
+    ;;
+esac
 cargo build --release --locked -p flashsale-module
 export FLASHSALE_MODULE=$target/release/libflashsale.so
 
