@@ -70,7 +70,7 @@ fn info_shows_what_is_due(server: Server) {
 }
 
 const SETTINGS: [(&str, &str); 3] =
-    [("sweep-interval-ms", "25"), ("sweep-holds-per-tick", "512"), ("sweep-keys-per-tick", "128")];
+    [("sweep-interval-ms", "25"), ("sweep-holds-per-tick", "1024"), ("sweep-keys-per-tick", "128")];
 
 fn settings_are_read_changed_and_kept(server: Server) {
     let redis = RedisServer::builder(server).module().start();
