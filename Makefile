@@ -48,8 +48,9 @@ audit: ## licences, banned crates, sources and known vulnerabilities of the depe
 	@scripts/audit.sh
 
 .PHONY: bench
-bench: ## what each command of the module costs beside DECR and a Lua script
+bench: ## what each command costs beside DECR and a Lua script, and what millions of holds cost
 	@scripts/bench.sh commands
+	@scripts/bench.sh scale
 
 .PHONY: fuzz
 fuzz: ## fuzzes parsers, effects, snapshots and commands, FUZZ_SECONDS=60 each

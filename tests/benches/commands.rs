@@ -1,23 +1,25 @@
 //! What each command costs: instructions of the whole server per command, and commands per second,
-//! beside DECR and beside the usual Lua script, measured in one run. `make bench` runs it.
+//! beside DECR, the usual Lua script and the library of Redis Functions, measured in one run. `make bench` runs it.
 //!
 //! Instructions are counted by callgrind and are the same on every machine and every day; times are
 //! not, and only their ratios within one run mean something.
 
-use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flashsale_tests::process::Process;
-use flashsale_tests::{Client, RedisServer, Server, artifacts};
+use flashsale_tests::{Client, RedisServer, Reply, Server, artifacts, wait_until};
 
 /// Commands counted per row.
-const COUNTED: usize = 20_000;
+const COUNTED: usize = 10_000;
 /// Commands timed per row.
-const TIMED: usize = 200_000;
+const TIMED: usize = 50_000;
 const PIPELINE: usize = 32;
+
+/// Holds of one MRESERVE.
+const BATCH: usize = 64;
 
 /// What shops usually do: stock, limit, hold and deadline in four keys, by a script.
 const USUAL_SCRIPT: &str = "
@@ -33,63 +35,85 @@ redis.call('ZADD', KEYS[4], 1900000000000, ARGV[1])
 return 'RESERVED'
 ";
 
+/// Who gets what the server writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Followers {
+    None,
+    /// One replica.
+    One,
+}
+
 /// One row of the table.
 struct Row {
     name: &'static str,
+    followers: Followers,
     /// Sent once, before this many commands are measured.
     prepare: fn(&mut Client, usize),
     /// Command number `n`.
     command: fn(usize) -> Vec<String>,
+    /// Holds of one command; the figures are for one hold.
+    holds: usize,
+    /// By so much fewer commands are measured than of a cheap one.
+    dearness: usize,
     /// What every answer must begin with: a bench that measures errors measures nothing.
     outcome: &'static str,
 }
 
-const ROWS: [Row; 7] = [
-    Row { name: "DECR", prepare: |_, _| {}, command: |_| words("DECR counter"), outcome: "" },
-    Row {
-        name: "FLASH.RESERVE",
-        prepare: create_sale,
-        command: |n| words(&format!("FLASH.RESERVE sale {} buyer-{n} ITEMS shirt 1", id(n))),
-        outcome: "RESERVED",
-    },
-    Row {
-        name: "FLASH.RESERVE, sold out",
-        prepare: |client, count| {
+impl Row {
+    const fn new(
+        name: &'static str,
+        prepare: fn(&mut Client, usize),
+        command: fn(usize) -> Vec<String>,
+        outcome: &'static str,
+    ) -> Row {
+        Row { name, followers: Followers::None, prepare, command, holds: 1, dearness: 1, outcome }
+    }
+
+    const fn replicated(self) -> Row {
+        Row { followers: Followers::One, ..self }
+    }
+
+    const fn dear(self) -> Row {
+        Row { dearness: 5, ..self }
+    }
+
+    const fn of_holds(self, holds: usize) -> Row {
+        Row { holds, ..self }
+    }
+}
+
+const ROWS: [Row; 13] = [
+    Row::new("DECR", |_, _| {}, |_| words("DECR counter"), ""),
+    Row::new("FLASH.RESERVE", create_sale, reserve, "RESERVED"),
+    Row::new("FLASH.MRESERVE of 64, per hold", create_sale, mreserve, "RESERVED").of_holds(BATCH),
+    Row::new(
+        "FLASH.RESERVE, sold out",
+        |client, count| {
             create_sale(client, count);
             client.ok(&["FLASH.STOCK", "sale", "cap", "0"]);
         },
-        command: |n| words(&format!("FLASH.RESERVE sale {} buyer-{n} ITEMS cap 1", id(n))),
-        outcome: "SOLDOUT",
-    },
-    Row {
-        name: "FLASH.CONFIRM",
-        prepare: |client, count| {
+        |n| words(&format!("FLASH.RESERVE sale {} buyer-{n} ITEMS cap 1", id(n))),
+        "SOLDOUT",
+    ),
+    Row::new(
+        "FLASH.CONFIRM",
+        |client, count| {
             create_sale(client, count);
-            pipeline(client, 0..count, "RESERVED", |n| {
-                words(&format!("FLASH.RESERVE sale {} buyer-{n} ITEMS shirt 1", id(n)))
-            });
+            pipeline(client, 0..count, "RESERVED", reserve);
         },
-        command: |n| words(&format!("FLASH.CONFIRM sale {}", id(n))),
-        outcome: "CONFIRMED",
-    },
-    Row {
-        name: "FLASH.ORDER",
-        prepare: create_sale,
-        command: |n| words(&format!("FLASH.ORDER sale {} buyer-{n} ITEMS shirt 1", id(n))),
-        outcome: "CONFIRMED",
-    },
-    Row {
-        name: "usual script",
-        prepare: |client, _| create_script(client, "1000000000"),
-        command: script_call,
-        outcome: "RESERVED",
-    },
-    Row {
-        name: "usual script, sold out",
-        prepare: |client, _| create_script(client, "0"),
-        command: script_call,
-        outcome: "SOLDOUT",
-    },
+        |n| words(&format!("FLASH.CONFIRM sale {}", id(n))),
+        "CONFIRMED",
+    ),
+    Row::new("FLASH.ORDER", create_sale, order, "CONFIRMED"),
+    Row::new("usual script", |client, _| create_script(client, "1000000000"), script_call, "RESERVED").dear(),
+    Row::new("usual script, sold out", |client, _| create_script(client, "0"), script_call, "SOLDOUT").dear(),
+    Row::new("FCALL flash_reserve", create_library_sale, |n| in_library(reserve(n)), "RESERVED").dear(),
+    Row::new("FCALL flash_order", create_library_sale, |n| in_library(order(n)), "CONFIRMED").dear(),
+    Row::new("DECR, to a replica", |_, _| {}, |_| words("DECR counter"), "").replicated(),
+    Row::new("FLASH.RESERVE, to a replica", create_sale, reserve, "RESERVED").replicated(),
+    Row::new("FLASH.MRESERVE of 64, per hold, to a replica", create_sale, mreserve, "RESERVED")
+        .of_holds(BATCH)
+        .replicated(),
 ];
 
 fn main() {
@@ -98,26 +122,17 @@ fn main() {
         return;
     }
     println!("module: {}", artifacts::module().display());
-    let mut table = String::new();
-    let _ = writeln!(
-        table,
-        "| command | instructions | x DECR | per second, pipeline {PIPELINE} | per second, one by one |"
-    );
-    let _ = writeln!(table, "|---|---|---|---|---|");
+    println!("\n| command | instructions | x DECR | per second, pipeline {PIPELINE} | per second, one by one |");
+    println!("|---|---|---|---|---|");
     let mut decr = None;
     for row in &ROWS {
-        eprintln!("measuring {} ...", row.name);
         let instructions = count_instructions(row);
         let decr = *decr.get_or_insert(instructions);
-        let (pipelined, single) = (per_second(row, PIPELINE, TIMED), per_second(row, 1, TIMED / 10));
-        let _ = writeln!(
-            table,
-            "| {} | {instructions} | {:.2} | {pipelined:.0} | {single:.0} |",
-            row.name,
-            instructions as f64 / decr as f64
-        );
+        let timed = TIMED / row.dearness;
+        let (pipelined, single) = (per_second(row, PIPELINE, timed), per_second(row, 1, timed / 10));
+        let ratio = instructions as f64 / decr as f64;
+        println!("| {} | {instructions} | {ratio:.2} | {pipelined:.0} | {single:.0} |", row.name);
     }
-    print!("\n{table}");
 }
 
 fn words(line: &str) -> Vec<String> {
@@ -131,6 +146,32 @@ fn id(n: usize) -> String {
 
 fn create_sale(client: &mut Client, _commands: usize) {
     client.ok(&["FLASH.CREATE", "sale", "LIMIT", "5", "ITEMS", "shirt", "1000000000"]);
+}
+
+fn reserve(n: usize) -> Vec<String> {
+    words(&format!("FLASH.RESERVE sale {} buyer-{n} ITEMS shirt 1", id(n)))
+}
+
+fn order(n: usize) -> Vec<String> {
+    words(&format!("FLASH.ORDER sale {} buyer-{n} ITEMS shirt 1", id(n)))
+}
+
+fn mreserve(n: usize) -> Vec<String> {
+    let holds = (n * BATCH..(n + 1) * BATCH).flat_map(|n| [id(n), format!("buyer-{n}"), "shirt".into(), "1".into()]);
+    words("FLASH.MRESERVE sale HOLDS").into_iter().chain(holds).collect()
+}
+
+fn create_library_sale(client: &mut Client, _commands: usize) {
+    let path = artifacts::project().join("lua/flashsale.lua");
+    let library = std::fs::read_to_string(&path).expect("the library is part of the project");
+    client.ok(&["FUNCTION", "LOAD", &library]);
+    client.ok(&in_library(words("FLASH.CREATE sale LIMIT 5 ITEMS shirt 1000000000")));
+}
+
+/// `FLASH.RESERVE key ...` as a call of the library.
+fn in_library(mut command: Vec<String>) -> Vec<String> {
+    let function = command.remove(0).to_lowercase().replace('.', "_");
+    [vec!["FCALL".to_owned(), function, "1".to_owned()], command].concat()
 }
 
 fn create_script(client: &mut Client, stock: &str) {
@@ -163,8 +204,18 @@ fn send_in_batches(client: &mut Client, requests: &[Vec<String>], batch: usize, 
         client.send_all(requests).expect("the server takes it");
         for _ in requests {
             let reply = client.receive().expect("the server answers");
-            assert!(!reply.is_error() && reply.status().starts_with(outcome), "{reply}");
+            assert!(!reply.is_error() && all_begin_with(&reply, outcome), "{reply}");
         }
+    }
+}
+
+/// Whether the reply, or each reply in it, is this outcome.
+fn all_begin_with(reply: &Reply, outcome: &str) -> bool {
+    match reply {
+        Reply::Array(replies) if matches!(replies.first(), Some(Reply::Array(_))) => {
+            replies.iter().all(|reply| all_begin_with(reply, outcome))
+        }
+        reply => reply.status().starts_with(outcome),
     }
 }
 
@@ -172,41 +223,59 @@ fn send_in_batches(client: &mut Client, requests: &[Vec<String>], batch: usize, 
 fn per_second(row: &Row, batch: usize, count: usize) -> f64 {
     let redis = RedisServer::builder(Server::Redis70).module().start();
     let mut client = redis.client();
+    let _replica = start_replica(row, &mut client, redis.port());
+    let count = count / row.holds;
     (row.prepare)(&mut client, count);
     // Made before the clock starts: the client must not be the bottleneck of cheap commands.
     let requests: Vec<Vec<String>> = (0..count).map(row.command).collect();
     let started = Instant::now();
     send_in_batches(&mut client, &requests, batch, row.outcome);
-    count as f64 / started.elapsed().as_secs_f64()
+    (count * row.holds) as f64 / started.elapsed().as_secs_f64()
 }
 
 /// Instructions of the whole server per command.
 fn count_instructions(row: &Row) -> u64 {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let (mut valgrind, mut client) = start_under_callgrind(dir.path());
-    let warm_up = COUNTED / 4;
-    (row.prepare)(&mut client, warm_up + COUNTED);
+    let (mut valgrind, mut client, port) = start_under_callgrind(dir.path());
+    let _replica = start_replica(row, &mut client, port);
+    let counted = COUNTED / row.holds / row.dearness;
+    let warm_up = counted / 4;
+    (row.prepare)(&mut client, warm_up + counted);
     // Tables have grown and caches of the allocator are warm when counting begins.
     pipeline(&mut client, 0..warm_up, row.outcome, row.command);
     control(&valgrind, "--zero");
-    pipeline(&mut client, warm_up..warm_up + COUNTED, row.outcome, row.command);
+    pipeline(&mut client, warm_up..warm_up + counted, row.outcome, row.command);
     control(&valgrind, "--dump");
+    let pid = valgrind.pid();
     valgrind.kill_9();
-    dumped_instructions(dir.path()) / COUNTED as u64
+    dumped_instructions(&dir.path().join(format!("callgrind.out.{pid}.1"))) / (counted * row.holds) as u64
 }
 
-fn start_under_callgrind(dir: &Path) -> (Process, Client) {
+/// Gives the server the replica that the row wants.
+fn start_replica(row: &Row, client: &mut Client, port: u16) -> Option<RedisServer> {
+    if row.followers == Followers::None {
+        return None;
+    }
+    let primary = format!("127.0.0.1 {port}");
+    let replica = RedisServer::builder(Server::Redis70).module().set("replicaof", &primary).start();
+    wait_until("the replica follows", Duration::from_secs(60), || {
+        client.ok(&["INFO", "replication"]).text().contains("state=online")
+    });
+    Some(replica)
+}
+
+fn start_under_callgrind(dir: &Path) -> (Process, Client, u16) {
     let server = Server::Redis70.program().expect("Redis 7.0 is here");
     for _ in 0..5 {
         let port = flashsale_tests::free_port();
         let mut command = Command::new("valgrind");
         command
             .current_dir(dir)
-            .args(["--tool=callgrind", "--callgrind-out-file=callgrind.out"])
+            .args(["--tool=callgrind", "--callgrind-out-file=callgrind.out.%p"])
             .arg(&server)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             // As little as can be happens beside the commands.
-            .args(["--hz", "1", "--dynamic-hz", "no"])
+            .args(["--hz", "1", "--dynamic-hz", "no", "--repl-diskless-sync-delay", "0"])
             .arg("--loadmodule")
             .arg(artifacts::module());
         let mut process = Process::start("valgrind", command, &dir.join("log")).expect("valgrind runs");
@@ -214,12 +283,12 @@ fn start_under_callgrind(dir: &Path) -> (Process, Client) {
             if let Ok(mut client) = Client::connect(port)
                 && client.try_call(&["PING"]).is_ok()
             {
-                return (process, client);
+                return (process, client, port);
             }
             if process.exited().is_some() {
                 break;
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
     panic!("redis-server did not start under valgrind");
@@ -235,8 +304,8 @@ fn control(valgrind: &Process, what: &str) {
 }
 
 /// The sum of the one dump that was asked for.
-fn dumped_instructions(dir: &Path) -> u64 {
-    let dump = std::fs::read_to_string(dir.join("callgrind.out.1")).expect("callgrind's dump");
+fn dumped_instructions(dump: &Path) -> u64 {
+    let dump = std::fs::read_to_string(dump).expect("callgrind's dump");
     let total = dump.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
     total.expect("a dump has a total").trim().parse().expect("a number")
 }
