@@ -28,7 +28,7 @@ fn wait_past(client: &mut Client, deadline_ms: i64) {
     wait_until("the deadline is past", PATIENCE, || now_ms(client) > deadline_ms);
 }
 
-fn now_ms(client: &mut Client) -> i64 {
+pub(crate) fn now_ms(client: &mut Client) -> i64 {
     let now = client.ok(&["TIME"]);
     now.at(0).integer() * 1000 + now.at(1).integer() / 1000
 }

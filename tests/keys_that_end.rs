@@ -5,6 +5,8 @@ use std::time::Duration;
 use flashsale_tests::sale::assert_audit_is_clean;
 use flashsale_tests::{AppendFsync, Client, RedisServer, Server, on_every_server, wait_until};
 
+use crate::expiry::now_ms;
+
 on_every_server!(
     a_key_with_a_ttl_ends_on_replicas_and_in_logs,
     a_ttl_survives_steps_and_reloads,
@@ -26,11 +28,12 @@ fn a_key_with_a_ttl_ends_on_replicas_and_in_logs(server: Server) {
     let replica = RedisServer::builder(server).module().replica_of(&primary).start();
     let mut client = primary.client();
     sale(&mut client, "sale:1");
-    client.ok(&["PEXPIRE", "sale:1", "400"]);
+    client.ok(&["PEXPIRE", "sale:1", "2000"]);
     client.ok(&["FLASH.CONFIRM", "sale:1", "h2"]);
     replica.wait_for_primary(&primary);
-    assert_eq!(replica.client().line("PEXPIRETIME sale:1"), client.line("PEXPIRETIME sale:1"));
-    std::thread::sleep(Duration::from_millis(600));
+    let ends_ms = client.line("PEXPIRETIME sale:1").integer();
+    assert_eq!(replica.client().line("PEXPIRETIME sale:1").integer(), ends_ms);
+    wait_until("the key's time is over", PATIENCE, || now_ms(&mut client) > ends_ms);
     // Gone for every command at once, also where the primary's word has not come yet.
     assert!(replica.client().line("FLASH.INFO sale:1").error().starts_with("NOSALE"));
     for command in ["FLASH.INFO sale:1", "FLASH.RELEASE sale:1 h1", "FLASH.RESERVE sale:1 h3 cas ITEMS red 1"] {

@@ -244,7 +244,8 @@ pub(crate) fn finish<'c>(
     value: &mut Value,
     stream: Option<OrderStream<'c>>,
 ) {
-    if !state.log.is_empty() {
+    let changed = !state.log.is_empty();
+    if changed {
         if !state.facts.entries.is_empty() {
             value.count_entries(state.facts.entries.len());
             write_stream(state, value, stream.or_else(|| OrderStream::open(ctx, key_name)));
@@ -257,7 +258,7 @@ pub(crate) fn finish<'c>(
         warn_if_inconsistent(ctx, state, key_name);
     }
     value.schedule(&mut state.schedule, || (ctx.selected_db(), key_name.bytes().to_vec()));
-    if let Ok(sale) = value.sale() {
+    if changed && let Ok(sale) = value.sale() {
         News::of(sale, &state.facts).tell(ctx, key_name);
     }
 }
