@@ -2255,13 +2255,38 @@ local function sku_names(sale)
   return redis.call('LRANGE', sale.keys.skus, 0, -1)
 end
 
+-- Calls `each` with direction, other shard, SKU and total of every transfer.
+local function each_transfer(sale, each)
+  local fields = redis.call('HGETALL', sale.key)
+  for at = 1, #fields, 2 do
+    local direction, shard, sku = fields[at]:match('^(%a+):(%d+):(.*)$')
+    if direction == 'granted' or direction == 'accepted' then
+      each(direction, shard, sku, tonumber(fields[at + 1]))
+    end
+  end
+end
+
+-- Totals of transfers by direction, SKU and other shard.
+local function transfer_maps(sale)
+  local maps = { granted = {}, accepted = {} }
+  if sale.shards > 1 then
+    each_transfer(sale, function(direction, shard, sku, total)
+      local of_sku = maps[direction][sku] or {}
+      of_sku[shard] = total > 0 and total or nil
+      maps[direction][sku] = of_sku
+    end)
+  end
+  return maps
+end
+
 local function sku_map(sale)
-  local map = {}
+  local map, transfers = {}, transfer_maps(sale)
   for _, name in ipairs(sku_names(sale)) do
     local sku, due = sale:sku(name), sale:due_units(name)
     map[name] = { map = {
       stocked = sku.stocked, available = sku.available + due, held = sku.held - due, sold = sku.sold,
       granted = sku.granted, accepted = sku.accepted, limit = sku.limit, version = sku.version,
+      granted_to = { map = transfers.granted[name] or {} }, accepted_from = { map = transfers.accepted[name] or {} },
     } }
   end
   return { map = map }
@@ -2280,6 +2305,8 @@ local function info(key, words)
     holds = sale.live_holds - due, orders = sale.orders, buyers = buyers_with_anything(sale),
     remembered = sale.ended + sale.tombstones, next_deadline = earliest or 0,
     expiry_lag_ms = earliest and math.max(0, sale.now_ms - earliest) or 0, entries = sale.entry_no,
+    -- A library cannot count what it only reads.
+    commands = 0,
     skus = sku_map(sale),
   } }
 end
@@ -2390,13 +2417,9 @@ end
 -- Totals of transfers by direction and SKU.
 local function transfer_sums(sale)
   local sums = { granted = {}, accepted = {} }
-  local fields = redis.call('HGETALL', sale.key)
-  for at = 1, #fields, 2 do
-    local direction, sku = fields[at]:match('^(%a+):%d+:(.*)$')
-    if sums[direction] then
-      sums[direction][sku] = (sums[direction][sku] or 0) + tonumber(fields[at + 1])
-    end
-  end
+  each_transfer(sale, function(direction, _, sku, total)
+    sums[direction][sku] = (sums[direction][sku] or 0) + total
+  end)
   return sums
 end
 

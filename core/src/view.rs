@@ -130,6 +130,14 @@ impl Sale {
         })
     }
 
+    /// What shards have moved of a SKU, in the order of their numbers: other shard, units ever granted to it, its
+    /// total that was last accepted. `index` counts as [`Sale::sku_views`] does.
+    pub fn transfer_views(&self, index: usize) -> impl Iterator<Item = (u32, u64, u64)> + Clone {
+        let index = u16::try_from(index).unwrap_or(u16::MAX);
+        let of_sku = self.transfers.range((index, 0)..=(index, u32::MAX));
+        of_sku.map(|(&(_, other), transfer)| (other, transfer.granted, transfer.accepted))
+    }
+
     /// When the first live holds are due, at most a tick late; for timers.
     pub fn first_sweep_ms(&self) -> Option<u64> {
         self.deadlines.first_sweep_ms()

@@ -31,6 +31,9 @@ pub(crate) struct Value {
     scheduled_ms: u64,
     /// An upper bound of the order stream's length, which others only shorten; not replicated.
     stream_len_bound: Option<u64>,
+    /// Commands that have asked the key, each hold of an MRESERVE counted; not replicated: it tells how hot the key
+    /// is on this server.
+    commands: u64,
     /// What the server's totals have of this sale.
     share: Share,
     /// Dropped with the value: whether it lives on after its key was deleted or renamed.
@@ -51,7 +54,7 @@ enum Content {
 impl Value {
     fn new(content: Content) -> Self {
         let (share, life) = (Share::new(), Arc::new(()));
-        Self { content, scheduled_ms: u64::MAX, stream_len_bound: None, share, life }
+        Self { content, scheduled_ms: u64::MAX, stream_len_bound: None, commands: 0, share, life }
     }
 
     pub fn ready(sale: Sale) -> Self {
@@ -110,6 +113,15 @@ impl Value {
 
     pub fn count_entries(&mut self, entries: usize) {
         self.stream_len_bound = self.stream_len_bound.map(|bound| bound + entries as u64);
+    }
+
+    pub fn count_commands(&mut self, count: usize) {
+        self.commands = self.commands.wrapping_add(count as u64);
+    }
+
+    /// Commands that have asked the key since this server has it in memory.
+    pub fn commands(&self) -> u64 {
+        self.commands
     }
 
     fn update_share(&mut self) {

@@ -88,6 +88,7 @@ impl<'c> Call<'c, '_> {
     pub fn run_as(&mut self, command: &Command<'c>, waiting: Waiting) -> Result<Answered, Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Write);
         let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        value.count_commands(1);
         let now_ms = self.start(value)?;
         let answered = self.step_contained(value, command, now_ms, waiting);
         finish(self.ctx, self.state, self.key_name, value, self.stream.take());
@@ -98,6 +99,7 @@ impl<'c> Call<'c, '_> {
     pub fn run_all(&mut self, commands: &[Command<'c>]) -> Result<(), Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Write);
         let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        value.count_commands(commands.len());
         let now_ms = self.start(value)?;
         reply::Reply::array(&mut self.ctx, commands.len());
         for command in commands {
@@ -177,10 +179,16 @@ impl<'c> Call<'c, '_> {
 
     /// Looks at the sale in the key.
     pub fn read<T>(&mut self, look: impl FnOnce(&mut Ctx<'c>, &Sale, u64) -> T) -> Result<T, Fault> {
+        self.read_counted(|ctx, sale, now_ms, _| look(ctx, sale, now_ms))
+    }
+
+    /// Looks at the sale in the key, told how many commands have asked the key so far, this one among them.
+    pub fn read_counted<T>(&mut self, look: impl FnOnce(&mut Ctx<'c>, &Sale, u64, u64) -> T) -> Result<T, Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Read);
         let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        value.count_commands(1);
         let now_ms = self.state.now();
-        Ok(look(&mut self.ctx, value.sale()?, now_ms))
+        Ok(look(&mut self.ctx, value.sale()?, now_ms, value.commands()))
     }
 
     /// Ends due holds now, and answers how many.

@@ -193,7 +193,9 @@ impl Side {
                     let key = key.text();
                     let is_swept = ["next_deadline", "expiry_lag_ms"].contains(&key.as_str()) && !episode.swept;
                     let is_forgotten = key == "remembered" && !(episode.swept && episode.remembering);
-                    if !is_swept && !is_forgotten {
+                    // The library cannot count.
+                    let is_count = key == "commands";
+                    if !is_swept && !is_forgotten && !is_count {
                         shown.push(format!("{key}={}", self.comparable(value, episode)));
                     }
                 }

@@ -104,15 +104,15 @@ fn named(reply: &mut impl Reply, status: &'static str, name: &[u8], number: u64)
     unsigned(reply, number);
 }
 
-/// INFO.
-pub fn info(reply: &mut impl Reply, sale: &Sale, now_ms: u64) {
+/// INFO. `commands` have asked the key since its server has it in memory.
+pub fn info(reply: &mut impl Reply, sale: &Sale, now_ms: u64, commands: u64) {
     let (settings, shard, view) = (sale.settings(), sale.shard(), sale.view(now_ms));
     let events = match settings.events {
         Events::Orders => "ORDERS",
         Events::All => "ALL",
         Events::None => "NONE",
     };
-    let fields: [(&'static str, u64); 16] = [
+    let fields: [(&'static str, u64); 17] = [
         ("limit", settings.limit.into()),
         ("hold_ms", settings.hold_ms),
         ("maxhold_ms", settings.maxhold_ms),
@@ -129,6 +129,7 @@ pub fn info(reply: &mut impl Reply, sale: &Sale, now_ms: u64) {
         ("next_deadline", view.next_deadline),
         ("expiry_lag_ms", view.expiry_lag_ms),
         ("entries", sale.entries()),
+        ("commands", commands),
     ];
     reply.map(fields.len() + 3);
     word(reply, "state");
@@ -142,13 +143,13 @@ pub fn info(reply: &mut impl Reply, sale: &Sale, now_ms: u64) {
     word(reply, "skus");
     let skus: Vec<SkuView<'_>> = sale.sku_views(now_ms).collect();
     reply.map(skus.len());
-    for sku in &skus {
+    for (index, sku) in skus.iter().enumerate() {
         reply.bytes(sku.name);
-        sku_fields(reply, sku);
+        sku_fields(reply, sku, sale.transfer_views(index));
     }
 }
 
-fn sku_fields(reply: &mut impl Reply, sku: &SkuView<'_>) {
+fn sku_fields(reply: &mut impl Reply, sku: &SkuView<'_>, transfers: impl Iterator<Item = (u32, u64, u64)> + Clone) {
     let fields: [(&'static str, u64); 8] = [
         ("stocked", sku.stocked),
         ("available", sku.available),
@@ -159,10 +160,24 @@ fn sku_fields(reply: &mut impl Reply, sku: &SkuView<'_>) {
         ("limit", sku.limit.into()),
         ("version", sku.version),
     ];
-    reply.map(fields.len());
+    reply.map(fields.len() + 2);
     for (name, number) in fields {
         word(reply, name);
         unsigned(reply, number);
+    }
+    word(reply, "granted_to");
+    totals(reply, transfers.clone().map(|(other, granted, _)| (other, granted)));
+    word(reply, "accepted_from");
+    totals(reply, transfers.map(|(other, _, accepted)| (other, accepted)));
+}
+
+/// Totals of transfers by the other shard, but for those that are 0.
+fn totals(reply: &mut impl Reply, totals: impl Iterator<Item = (u32, u64)> + Clone) {
+    let totals = totals.filter(|&(_, total)| total > 0);
+    reply.map(totals.clone().count());
+    for (other, total) in totals {
+        reply.bytes(other.to_string().as_bytes());
+        unsigned(reply, total);
     }
 }
 

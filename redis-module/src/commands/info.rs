@@ -19,6 +19,6 @@ impl Definition for Info {
 
     fn call(call: &mut Call<'_, '_>) -> Result<(), Fault> {
         args::nothing(call.words)?;
-        call.read(reply::info)
+        call.read_counted(reply::info)
     }
 }
