@@ -17,6 +17,7 @@
 
 mod apply;
 pub mod audit;
+pub mod balance;
 pub mod bounds;
 pub mod command;
 mod decide;

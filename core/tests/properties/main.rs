@@ -4,6 +4,7 @@
 //! sequence is shrunk. [`world`] carries them out on a sale, on the naive model, and by effects on a replica.
 //! `FLASHSALE_CASES_FACTOR` multiplies the number of cases: 50 of it are 10 million commands.
 
+mod balance;
 mod garbage;
 mod invariants;
 mod model_agrees;
