@@ -19,6 +19,7 @@ mod edge_known;
 mod edge_lifecycle;
 mod edge_rates;
 mod edge_shop;
+mod edge_tokens;
 mod expiry;
 mod harness_works;
 mod hostile_data;

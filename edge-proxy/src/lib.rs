@@ -5,11 +5,13 @@
 //! - [`http`] is what a request may say and what answers look like;
 //! - [`sale`] carries the calls of a sale out; [`store`] is the port to Redis behind it;
 //! - [`server`] is the process: listeners, the shop behind, start and end;
+//! - [`background`] is where work beside the requests runs;
 //! - [`config`] is the one file that configures it all, [`metrics`] the numbers it shows;
 //! - [`relay`] sends confirmed orders downstream to the shop;
 //! - [`demo`] shows a whole sale on one machine;
 //! - [`cli`] holds one file per subcommand of the `flashsale` program.
 
+pub mod background;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -80,9 +80,28 @@ pub static CHANNEL_UP: Lazy<IntGauge> =
 pub static SHOP_ERRORS: Lazy<IntCounterVec> =
     counter!("flashsale_shop_errors_total", "Requests that the shop did not answer.", &["kind"]);
 
+pub static TOKENS_VERIFIED: Lazy<IntCounterVec> = counter!(
+    "flashsale_tokens_verified_total",
+    "Tokens signed by public keys, by what became of them: good, bad, remembered, busy.",
+    &["outcome"]
+);
+
+pub static JWKS_REFRESHES: Lazy<IntCounterVec> =
+    counter!("flashsale_jwks_refreshes_total", "Key sets of tokens read from their file or URL.", &["outcome"]);
+
 /// Touches every metric, so that it is shown from the start.
 pub fn register() {
-    for counters in [&STAGES, &SHADOWED, &RESPONSES, &REDIS_CALLS, &KNOWN_REFRESHES, &CHANNEL_MESSAGES, &SHOP_ERRORS] {
+    for counters in [
+        &STAGES,
+        &SHADOWED,
+        &RESPONSES,
+        &REDIS_CALLS,
+        &KNOWN_REFRESHES,
+        &CHANNEL_MESSAGES,
+        &SHOP_ERRORS,
+        &TOKENS_VERIFIED,
+        &JWKS_REFRESHES,
+    ] {
         Lazy::force(counters);
     }
     Lazy::force(&REQUEST_SECONDS);

@@ -33,6 +33,7 @@ pub mod rush;
 pub mod sale;
 mod server;
 pub mod shop;
+mod site;
 pub mod token;
 mod wait;
 
@@ -44,6 +45,7 @@ pub use proxy::{Addresses, Proxy, ProxyBuilder, TOKEN_SECRET};
 pub use redis_server::{AppendFsync, RedisServer, RedisServerBuilder};
 pub use reply::Reply;
 pub use server::Server;
+pub use site::Site;
 pub use wait::wait_until;
 
 /// Runs each named function, which takes a [`Server`], as one test per server version.

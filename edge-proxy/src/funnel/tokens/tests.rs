@@ -6,6 +6,10 @@ use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::json;
 
 use super::super::visit::tests::{request, visit};
+use bytes::Bytes;
+use jsonwebtoken::Algorithm;
+use serde_json::Value;
+
 use super::*;
 
 const SECRET: &str = "a secret that is long enough";
@@ -64,7 +68,7 @@ fn good() -> Value {
 }
 
 fn buyer(tokens: &Tokens, token: &str) -> Result<String, &'static str> {
-    tokens.buyer(token).map(|buyer| String::from_utf8(buyer.to_vec()).unwrap())
+    tokens.verifier.verify_now(token).map(|buyer| String::from_utf8(buyer.to_vec()).unwrap())
 }
 
 #[test]
@@ -264,4 +268,26 @@ fn keys_that_make_no_sense_are_refused() {
     let short = KeyConfig { secret_file: Some(file("short").keep().unwrap()), ..hs256() };
     assert!(error(short).contains("guessed"));
     assert!(toml::from_str::<KeyConfig>("algorithm = \"none\"").is_err());
+}
+
+#[tokio::test]
+async fn those_who_pay_find_a_place_when_arrivals_do_not() {
+    let crowded = tokens(vec![eddsa()], |config| (config.verifying_max, config.waiting_max) = (1, 2));
+    let key = EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).unwrap();
+    let token = signed(&Header::new(Algorithm::EdDSA), &good(), &key);
+    let verify = |arrives: bool| crowded.verifier.buyer(&token, arrives);
+    let busy = crowded.verifier.occupy().await;
+    let mut first = Box::pin(verify(true));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    assert_eq!(verify(true).await, Err(Rejected::Busy));
+    let mut paying = Box::pin(verify(false));
+    assert!(futures_util::poll!(&mut paying).is_pending());
+    assert_eq!(verify(false).await, Err(Rejected::Busy));
+    // One who goes away leaves its place.
+    drop(first);
+    let mut next = Box::pin(verify(false));
+    assert!(futures_util::poll!(&mut next).is_pending());
+    drop(busy);
+    assert_eq!(paying.await, Ok(Bytes::from_static(b"anna")));
+    assert_eq!(next.await, Ok(Bytes::from_static(b"anna")));
 }
