@@ -905,7 +905,11 @@ end
 -- Whether this server is a node of a cluster, asked once. `nil` where the user may not know.
 local is_cluster
 
-local function channel_commands()
+-- A sharded channel reaches only the nodes of its own slot, which is the key's if they share a hash tag.
+local function channel_commands(key)
+  if not hash_tag(key) then
+    return { 'PUBLISH' }
+  end
   if is_cluster == nil then
     local info = redis.pcall('INFO', 'cluster')
     if type(info) == 'string' then
@@ -921,7 +925,7 @@ end
 -- Who may not publish still sells: edges then poll.
 function Sale:tell_news()
   for _, message in ipairs(self.news) do
-    for _, command in ipairs(channel_commands()) do
+    for _, command in ipairs(channel_commands(self.key)) do
       redis.pcall(command, self.key .. ':state', message)
     end
   end

@@ -18,6 +18,7 @@ mod edge_holds;
 mod edge_known;
 mod edge_lifecycle;
 mod edge_rates;
+mod edge_shards;
 mod edge_shop;
 mod edge_tokens;
 mod expiry;

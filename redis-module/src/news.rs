@@ -2,6 +2,7 @@
 
 use crate::server::{Ctx, ServerString};
 use flashsale_core::facts::EntryKind;
+use flashsale_core::sharding::hash_tag;
 use flashsale_core::{Facts, Sale};
 use smallvec::SmallVec;
 use std::ffi::CStr;
@@ -36,10 +37,12 @@ impl News {
 
     /// Tells subscribers. Nothing of the key may be used afterwards.
     pub fn tell(&self, ctx: Ctx<'_>, key: ServerString<'_>) {
+        // A sharded channel reaches only the nodes of its own slot, which is the key's if they share a hash tag.
+        let same_slot = hash_tag(key.bytes()).is_some();
         for item in &self.items {
             match item {
                 Item::Event(event) => ctx.notify(event, key),
-                Item::Message(message) => ctx.publish(&[key.bytes(), b":state"].concat(), message),
+                Item::Message(message) => ctx.publish(&[key.bytes(), b":state"].concat(), message, same_slot),
             }
         }
     }

@@ -317,11 +317,12 @@ impl<'c> Ctx<'c> {
         };
     }
 
-    pub fn publish(self, channel: &[u8], message: &[u8]) {
+    /// Publishes; in a cluster to the sharded channel if `sharded`, else to all nodes.
+    pub fn publish(self, channel: &[u8], message: &[u8], sharded: bool) {
         let (channel, message) = (OwnedString::new(channel), OwnedString::new(message));
         // SAFETY: context and strings are alive.
         unsafe {
-            let publish = if self.flags().is_cluster() {
+            let publish = if sharded && self.flags().is_cluster() {
                 api!(RedisModule_PublishMessageShard)
             } else {
                 api!(RedisModule_PublishMessage)

@@ -36,6 +36,12 @@ impl ProxyBuilder {
         self.set("redis.url", &quoted(&redis.url()))
     }
 
+    /// Several Redis servers, or nodes of a cluster, or Sentinels.
+    pub fn redis_urls(self, urls: &[String]) -> Self {
+        let urls: Vec<_> = urls.iter().map(|url| quoted(url)).collect();
+        self.set("redis.urls", &format!("[{}]", urls.join(", ")))
+    }
+
     /// The shop behind the proxy, as `127.0.0.1:PORT`.
     pub fn upstream(self, address: &str) -> Self {
         self.set("shop.upstreams", &format!("[{}]", quoted(address)))

@@ -20,7 +20,7 @@ mod redis;
 pub mod secret;
 
 pub use self::listen::{AccessLogConfig, ListenConfig, ShopConfig, millis};
-pub use self::redis::{DurabilityConfig, RedisConfig};
+pub use self::redis::{DurabilityConfig, RedisBackend, RedisConfig, RedisMode, SaleEntry, client_at};
 
 /// The documented default config.
 pub const DEFAULT: &str = concat!(include_str!("default.toml"), "\n", include_str!("../relay/default.toml"));
@@ -33,6 +33,7 @@ pub struct Config {
     pub shop: ShopConfig,
     pub redis: RedisConfig,
     pub durability: DurabilityConfig,
+    pub sales: Vec<SaleEntry>,
     pub sale: SaleConfig,
     pub rates: RatesConfig,
     pub known: KnownConfig,
@@ -67,6 +68,7 @@ impl Config {
         self.shop.validate()?;
         self.redis.validate()?;
         self.durability.validate()?;
+        self.sales.iter().try_for_each(SaleEntry::validate)?;
         self.sale.validate()?;
         self.rates.validate()?;
         self.known.validate()?;
@@ -119,6 +121,14 @@ mod tests {
             ("[redis]\nurl = \"http://x\"", "url"),
             ("[redis]\ntimeout_ms = -1", "timeout_ms"),
             ("[redis]\nkey_prefix = \"{a}\"", "braces"),
+            ("[redis]\nmode = \"ring\"", "ring"),
+            ("[redis]\nbackend = \"lua\"", "lua"),
+            ("[redis]\nurl = \"redis://a\"\nurls = [\"redis://b\"]", "both"),
+            ("[redis]\nurls = [\"redis://a\", \"b\"]", "not a Redis URL"),
+            ("[redis]\ntls_cert_file = \"/x\"", "tls_key_file"),
+            ("[redis]\ntls_ca_file = \"/does/not/exist\"", "tls_ca_file"),
+            ("[[sales]]\nname = \"s\"\nshards = 0", "shards"),
+            ("[[sales]]\nname = \"s{1}\"\nshards = 2", "braces"),
             ("[durability]\nreplicas = 1\ntimeout_ms = 0", "timeout_ms"),
             ("[sale]\nnot_open_status = 200", "not_open_status"),
             ("[rates]\nmode = \"perhaps\"", "perhaps"),

@@ -26,6 +26,7 @@ use crate::http::routes::Call;
 use crate::metrics;
 use crate::sale::picture::Picture;
 use crate::sale::refusals::Refusals;
+use crate::store::layout::sale_of_key;
 use crate::store::redis::unix_ms;
 use crate::store::{SaleStore, StoreError};
 
@@ -76,6 +77,8 @@ struct Watched {
     fetching: tokio::sync::Mutex<()>,
     /// Something happened here that the picture does not show.
     outdated: AtomicBool,
+    /// One of several shards has said something: the others must be asked what it means.
+    rumour: AtomicBool,
 }
 
 /// What this edge knows of sales. Shared by the stage, the status call and the state channel.
@@ -89,7 +92,7 @@ pub struct Known {
     clock_offset_ms: AtomicI64,
 }
 
-/// How often at most a picture is fetched again because its earliest deadline is over.
+/// How often at most a picture is fetched again because its earliest deadline is over, or a shard has spoken.
 const OVERTAKEN: Duration = Duration::from_millis(50);
 
 /// Forget a sale that nobody has asked for in this time.
@@ -158,6 +161,7 @@ impl Known {
                 picture: ArcSwapOption::empty(),
                 fetching: tokio::sync::Mutex::new(()),
                 outdated: AtomicBool::new(false),
+                rumour: AtomicBool::new(false),
             })
         }))
     }
@@ -166,6 +170,9 @@ impl Known {
         let picture = watched.picture.load_full()?;
         let age = picture.asked_at.elapsed();
         if age >= millis(self.config.refresh_ms) || watched.outdated.load(Ordering::Relaxed) {
+            return None;
+        }
+        if age >= OVERTAKEN && watched.rumour.load(Ordering::Relaxed) {
             return None;
         }
         // Once the earliest deadline is over, units may be free that the picture does not show.
@@ -178,6 +185,7 @@ impl Known {
         let asked_at = Instant::now();
         // What happens from now on may or may not be in the answer.
         watched.outdated.store(false, Ordering::Relaxed);
+        watched.rumour.store(false, Ordering::Relaxed);
         match self.store.sale(key).await {
             Ok((sale, offset_ms)) => {
                 self.clock_offset_ms.store(offset_ms, Ordering::Relaxed);
@@ -202,10 +210,11 @@ impl Known {
         }
     }
 
-    /// A SKU has sold out or come back, says the state channel.
+    /// A SKU has sold out or come back in the sale or shard `key`, says the state channel.
     pub fn hear(&self, key: &[u8], sku: &[u8], available: bool, version: u64) {
-        // A sale that nobody asks for needs no picture.
         let Some(watched) = self.sales.get(key) else {
+            self.hear_of(sale_of_key(key));
+            // A sale that nobody asks for needs no picture.
             return;
         };
         watched.picture.rcu(|picture| {
@@ -215,6 +224,18 @@ impl Known {
                 Arc::new(picture)
             })
         });
+    }
+
+    /// News of a sale may have been missed, or come from one of its shards.
+    pub fn hear_of(&self, sale: &[u8]) {
+        if let Some(watched) = self.sales.get(sale) {
+            watched.rumour.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The sales that somebody has asked for.
+    pub fn watched_sales(&self) -> Vec<Bytes> {
+        self.sales.iter().map(|(sale, _)| Bytes::clone(&sale)).collect()
     }
 
     /// This edge has given units back: the next one to ask looks again.

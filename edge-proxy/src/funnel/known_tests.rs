@@ -19,7 +19,7 @@ impl SaleStore for Shelf {
         Err(StoreError::NoSale)
     }
 
-    async fn hold(&self, _: &[u8], _: &[u8]) -> Result<Option<HoldView>, StoreError> {
+    async fn hold(&self, _: &[u8], _: &[u8], _: Option<&[u8]>) -> Result<Option<HoldView>, StoreError> {
         Ok(None)
     }
 

@@ -19,10 +19,20 @@ pub enum Caller {
     Shop,
 }
 
+impl Caller {
+    /// The buyer's id, if it is one.
+    pub fn buyer(&self) -> Option<&Bytes> {
+        match self {
+            Caller::Buyer(buyer) => Some(buyer),
+            Caller::Unknown | Caller::Shop => None,
+        }
+    }
+}
+
 /// One request.
 pub struct Visit<'a> {
     pub route: &'a Route,
-    /// The Redis key of the sale.
+    /// The Redis key of the sale, or what the keys of its shards begin with.
     pub key: &'a [u8],
     pub headers: &'a HeaderMap,
     /// What the query says; a body is read only after the funnel.

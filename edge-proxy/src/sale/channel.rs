@@ -1,18 +1,33 @@
-//! The state channel: the module says on `KEY:state` when a SKU sells out or comes back, and every edge
-//! knows within milliseconds. On a connection of its own, opened again whenever it is lost.
+//! The state channel: the servers say on `KEY:state` when a SKU sells out or comes back, and every edge
+//! knows within milliseconds.
+//!
+//! Each server of the deployment is listened to on a connection of its own, opened again whenever it is lost. Outside
+//! a cluster that is one subscription to the pattern of all sales. In a cluster the channels of shards are sharded:
+//! each is subscribed by its name where its slot is served, once somebody asks for the sale. A key without a hash
+//! tag has its channel in another slot than itself, so its news go to all nodes, and the pattern hears them on any.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures_util::StreamExt;
+use bytes::Bytes;
+use flashsale_core::sharding::hash_tag;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
 use rand::RngExt;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, PushInfo, PushKind, Value};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use crate::config::RedisConfig;
 use crate::funnel::known::Known;
 use crate::metrics;
+use crate::store::fleet::Fleet;
+use crate::store::layout::Layouts;
+use crate::store::nodes::Node;
 use crate::store::redis::glob_escape;
 
 const SUFFIX: &[u8] = b":state";
@@ -24,12 +39,24 @@ const REST_MS: std::ops::Range<u64> = 200..600;
 /// A connection from which nothing has come for so long is asked whether it still lives.
 const SILENCE: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether there are other servers or sales to listen to.
+const TICK: Duration = Duration::from_millis(100);
+
 /// Listens to the state channels of all sales under the key prefix.
 pub struct Channel {
-    client: redis::Client,
+    ear: Arc<Ear>,
+}
+
+/// What all listeners share.
+struct Ear {
+    fleet: Arc<Fleet>,
+    layouts: Arc<Layouts>,
+    known: Arc<Known>,
     prefix: Vec<u8>,
     connect_timeout: Duration,
-    known: Arc<Known>,
+    /// Servers that are listened to, and those that should be.
+    up: AtomicUsize,
+    wanted: AtomicUsize,
 }
 
 /// What the module says.
@@ -41,41 +68,192 @@ struct Message<'a> {
 }
 
 impl Channel {
-    /// # Errors
-    /// The URL is malformed or its secret cannot be read.
-    pub fn new(config: &RedisConfig, known: Arc<Known>) -> anyhow::Result<Self> {
-        Ok(Self {
-            client: config.client()?,
-            prefix: config.key_prefix.clone().into_bytes(),
-            connect_timeout: config.connect_timeout(),
-            known,
-        })
+    pub fn new(config: &RedisConfig, fleet: Arc<Fleet>, layouts: Arc<Layouts>, known: Arc<Known>) -> Self {
+        Self {
+            ear: Arc::new(Ear {
+                fleet,
+                layouts,
+                known,
+                prefix: config.key_prefix.clone().into_bytes(),
+                connect_timeout: config.connect_timeout(),
+                up: AtomicUsize::new(0),
+                wanted: AtomicUsize::new(usize::MAX),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl BackgroundService for Channel {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let mut listeners: HashMap<u64, AbortHandle> = HashMap::new();
+        loop {
+            if let Ok(topology) = self.ear.fleet.topology().await {
+                listeners.retain(|number, listener| {
+                    let stays = topology.nodes.iter().any(|node| node.number == *number);
+                    if !stays {
+                        listener.abort();
+                    }
+                    stays
+                });
+                for node in &topology.nodes {
+                    let ear = Arc::clone(&self.ear);
+                    let start = || tokio::spawn(ear.listen_always(Arc::clone(node))).abort_handle();
+                    listeners.entry(node.number).or_insert_with(start);
+                }
+                self.ear.wanted.store(topology.nodes.len(), Ordering::Relaxed);
+                self.ear.show();
+            }
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                _ = shutdown.changed() => break,
+            }
+        }
+        listeners.into_values().for_each(|listener| listener.abort());
+    }
+}
+
+/// Counts a listener for as long as it listens, also if it is aborted.
+struct Listening<'a>(&'a Ear);
+
+impl<'a> Listening<'a> {
+    fn new(ear: &'a Ear) -> Self {
+        ear.up.fetch_add(1, Ordering::Relaxed);
+        ear.show();
+        Self(ear)
+    }
+}
+
+impl Drop for Listening<'_> {
+    fn drop(&mut self) {
+        self.0.up.fetch_sub(1, Ordering::Relaxed);
+        self.0.show();
+    }
+}
+
+impl Ear {
+    fn show(&self) {
+        let all = self.up.load(Ordering::Relaxed) >= self.wanted.load(Ordering::Relaxed);
+        metrics::CHANNEL_UP.set(i64::from(all));
+    }
+
+    async fn listen_always(self: Arc<Self>, node: Arc<Node>) {
+        let mut told = false;
+        loop {
+            let began = Instant::now();
+            if let Err(error) = self.listen(&node).await
+                && (!told || began.elapsed() > SILENCE)
+            {
+                log::warn!(
+                    "the state channel of {} is lost, sold-out flags follow the polling: {error:#}",
+                    node.address
+                );
+                told = true;
+            }
+            let rest = rand::rng().random_range(REST_MS);
+            tokio::time::sleep(Duration::from_millis(rest)).await;
+        }
     }
 
     /// Listens until the connection is lost.
-    async fn listen(&self) -> anyhow::Result<()> {
-        let subscription = async {
-            let mut subscription = self.client.get_async_pubsub().await?;
-            let pattern = [&glob_escape(&self.prefix)[..], b"*", SUFFIX].concat();
-            subscription.psubscribe(pattern).await?;
-            anyhow::Ok(subscription.split())
-        };
-        let (mut sink, mut messages) = tokio::time::timeout(self.connect_timeout, subscription).await??;
-        metrics::CHANNEL_UP.set(1);
-        log::info!("listening to the state channel");
+    async fn listen(&self, node: &Arc<Node>) -> anyhow::Result<()> {
+        let (push, mut heard) = mpsc::unbounded_channel();
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            .set_response_timeout(Some(self.connect_timeout))
+            .set_push_sender(push);
+        let mut connection = node.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let pattern = [&glob_escape(&self.prefix)[..], b"*", SUFFIX].concat();
+        connection.psubscribe(pattern).await?;
+        let _listening = Listening::new(self);
+        log::info!("listening to the state channel of {}", node.address);
         // What was said while nobody listened is in no picture.
         self.known.changed_all();
+        let mut channels = HashSet::new();
+        let mut last = Instant::now();
         loop {
-            match tokio::time::timeout(SILENCE, messages.next()).await {
-                Ok(Some(message)) => {
-                    self.hear(message.get_channel_name().as_bytes(), message.get_payload_bytes());
+            self.follow_shards(node, &mut channels, &mut connection).await?;
+            match tokio::time::timeout(TICK, heard.recv()).await {
+                Ok(Some(push)) => {
+                    last = Instant::now();
+                    self.take(push, &mut channels)?;
+                    while let Ok(push) = heard.try_recv() {
+                        self.take(push, &mut channels)?;
+                    }
                 }
                 Ok(None) => anyhow::bail!("the connection was closed"),
-                Err(_) => {
-                    let _: redis::Value = tokio::time::timeout(self.connect_timeout, sink.ping()).await??;
+                Err(_) if last.elapsed() >= SILENCE => {
+                    redis::cmd("PING").exec_async(&mut connection).await?;
+                    last = Instant::now();
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Subscribes to the shards that this server has now, and no others.
+    async fn follow_shards(
+        &self,
+        node: &Arc<Node>,
+        channels: &mut HashSet<Vec<u8>>,
+        connection: &mut MultiplexedConnection,
+    ) -> anyhow::Result<()> {
+        let topology = self.fleet.topology().await?;
+        if !topology.is_cluster() {
+            return Ok(());
+        }
+        let mut wanted: HashMap<Vec<u8>, Bytes> = HashMap::new();
+        for sale in self.known.watched_sales() {
+            let Some(layout) = self.layouts.known(&sale) else {
+                continue;
+            };
+            for place in layout.places().filter(|place| hash_tag(place.key).is_some()) {
+                if topology.node_of(place).is_some_and(|owner| owner.number == node.number) {
+                    wanted.insert([place.key, SUFFIX].concat(), sale.clone());
                 }
             }
         }
+        for gone in channels.extract_if(|channel| !wanted.contains_key(channel)).collect::<Vec<_>>() {
+            redis::cmd("SUNSUBSCRIBE").arg(gone).query_async::<Value>(connection).await?;
+        }
+        for (channel, sale) in wanted {
+            if channels.contains(&channel) {
+                continue;
+            }
+            match redis::cmd("SSUBSCRIBE").arg(&channel).query_async::<Value>(connection).await {
+                Ok(_) => {
+                    channels.insert(channel);
+                    // What was said before is in no picture.
+                    self.known.hear_of(&sale);
+                }
+                // The slot has just moved: it is followed once it is known where to.
+                Err(error) if error.code() == Some("MOVED") => self.fleet.look_again(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&self, push: PushInfo, channels: &mut HashSet<Vec<u8>>) -> anyhow::Result<()> {
+        let words: Vec<&[u8]> = push
+            .data
+            .iter()
+            .filter_map(|word| match word {
+                Value::BulkString(bytes) => Some(&bytes[..]),
+                Value::SimpleString(text) => Some(text.as_bytes()),
+                _ => None,
+            })
+            .collect();
+        match (&push.kind, words.as_slice()) {
+            (PushKind::Disconnection, _) => anyhow::bail!("the connection was closed"),
+            (PushKind::PMessage, [_, channel, payload]) | (PushKind::SMessage, [channel, payload]) => {
+                self.hear(channel, payload);
+            }
+            // The server gives the slot away.
+            (PushKind::SUnsubscribe, [channel, ..]) if channels.remove(*channel) => self.fleet.look_again(),
+            _ => {}
+        }
+        Ok(())
     }
 
     fn hear(&self, channel: &[u8], payload: &[u8]) {
@@ -105,30 +283,6 @@ fn parse(payload: &[u8]) -> Option<Message<'_>> {
         _ => return None,
     };
     Some(Message { sku, available, version })
-}
-
-#[async_trait]
-impl BackgroundService for Channel {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        let mut told = false;
-        loop {
-            tokio::select! {
-                result = self.listen() => {
-                    if let Err(error) = result && (!told || metrics::CHANNEL_UP.get() == 1) {
-                        log::warn!("the state channel is lost, sold-out flags follow the polling: {error:#}");
-                        told = true;
-                    }
-                    metrics::CHANNEL_UP.set(0);
-                }
-                _ = shutdown.changed() => return,
-            }
-            let rest = Duration::from_millis(rand::rng().random_range(REST_MS));
-            tokio::select! {
-                () = tokio::time::sleep(rest) => {}
-                _ = shutdown.changed() => return,
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -140,8 +140,19 @@ impl Counter {
             }
             // The same request again, after the hold has become an order.
             Answer::Confirmed { id, order_no } if order.wanted_id.is_some() => Ok(ordered(id, *order_no)),
-            refused => Err(self.refusals.of_answer(refused)),
+            refused => Err(self.refuse(&order.key, &items, order.now_ms, refused).await),
         }
+    }
+
+    /// The refusal to tell. A shard that is empty does not know whether others are: the picture of all of them does.
+    async fn refuse(&self, key: &[u8], items: &[Item], now_ms: u64, answer: &Answer) -> Refusal {
+        if matches!(answer, Answer::Empty { .. })
+            && let Ok(picture) = self.known.picture(key).await
+            && let Err(refusal) = self.known.judge(&picture, items, now_ms, &self.refusals)
+        {
+            return refusal;
+        }
+        self.refusals.of_answer(answer)
     }
 
     async fn order(&self, order: Order) -> Result<Reply, Refusal> {
@@ -154,6 +165,9 @@ impl Counter {
             meta: order.input.meta.clone(),
         };
         let called = self.call(&order, &command).await?;
+        if matches!(called.answer, Answer::Empty { .. }) {
+            return Err(self.refuse(&order.key, &order.input.items, order.now_ms, &called.answer).await);
+        }
         self.promise(&order.key, called)
     }
 
@@ -161,6 +175,7 @@ impl Counter {
         self.check_owner(&order).await?;
         let command = Command::Confirm {
             id: order.hold.clone(),
+            buyer: order.caller.buyer().cloned(),
             reference: order.input.reference.clone(),
             meta: order.input.meta.clone(),
         };
@@ -193,8 +208,8 @@ impl Counter {
     async fn release(&self, order: &Order) -> Result<Reply, Refusal> {
         // An unknown id may be released too: a RESERVE that is still on its way is then refused.
         self.check_owner_if_known(order).await?;
-        let id = order.hold.clone();
-        let called = self.call(order, &Command::Release { id }).await?;
+        let (id, buyer) = (order.hold.clone(), order.caller.buyer().cloned());
+        let called = self.call(order, &Command::Release { id, buyer }).await?;
         match &called.answer {
             Answer::Released => {
                 self.known.released(&order.key);
@@ -213,8 +228,8 @@ impl Counter {
                 _ => HOLD_MS_DEFAULT,
             },
         };
-        let id = order.hold.clone();
-        let called = self.call(order, &Command::Extend { id, by_ms }).await?;
+        let (id, buyer) = (order.hold.clone(), order.caller.buyer().cloned());
+        let called = self.call(order, &Command::Extend { id, buyer, by_ms }).await?;
         match &called.answer {
             Answer::Extended { id, deadline_ms } => {
                 let body = json!({"hold": shown(id), "deadline": deadline_ms});
@@ -234,7 +249,7 @@ impl Counter {
 
     async fn find(&self, order: &Order) -> Result<Option<HoldView>, Refusal> {
         self.store
-            .hold(&order.key, &order.hold)
+            .hold(&order.key, &order.hold, order.caller.buyer().map(|buyer| &buyer[..]))
             .await
             .map_err(|error| self.refusals.of_error(&error, Call::Show, Some(&order.hold)))
     }

@@ -134,8 +134,8 @@ impl Picture {
             State::Paused => return Some(Answer::Paused),
             State::Closed => return Some(Answer::Closed),
         }
-        // Of a sharded sale this is one shard only: others may have units.
-        if self.sale.shards > 1 {
+        // Shards that could not be asked may have units.
+        if self.sale.shards_missing > 0 {
             return None;
         }
         items.iter().find_map(|item| self.refuse_item(item, now_ms, refuse_all_held))
@@ -167,6 +167,8 @@ impl Picture {
             Some(news) if news.available => Holding::Some,
             Some(_) => Holding::Nothing,
             None => match (counters.available, counters.held) {
+                // What one shard has granted and no other has accepted yet is on its way.
+                (0, _) if counters.granted > counters.accepted => Holding::Some,
                 (0, 0) => Holding::Nothing,
                 (0, _) => Holding::OnlyHeld,
                 _ => Holding::Some,
@@ -241,10 +243,19 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_does_not_speak_for_the_others() {
-        let mut shard = picture(0, 0);
-        shard.sale.shards = 4;
-        assert_eq!(verdict(&shard), None);
+    fn a_shard_does_not_speak_for_those_that_are_away() {
+        let mut shards = picture(0, 0);
+        shards.sale.shards = 4;
+        assert!(verdict(&shards).is_some());
+        shards.sale.shards_missing = 1;
+        assert_eq!(verdict(&shards), None);
+    }
+
+    #[test]
+    fn units_on_their_way_are_not_sold_out() {
+        let mut sale = sale(0, 0);
+        (sale.skus[0].1.granted, sale.skus[0].1.accepted) = (5, 4);
+        assert_eq!(verdict(&Picture::new(sale, Instant::now())), None);
     }
 
     #[test]

@@ -32,6 +32,8 @@ use crate::sale::Counter;
 use crate::sale::channel::Channel;
 use crate::sale::refusals::Refusals;
 use crate::store::SaleStore;
+use crate::store::fleet::Fleet;
+use crate::store::layout::Layouts;
 use crate::store::redis::RedisStore;
 
 /// Builds everything `config` asks for and serves until a signal ends it.
@@ -43,9 +45,11 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
     let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
     server.bootstrap();
 
-    let store: Arc<dyn SaleStore> = Arc::new(RedisStore::new(&config.redis, &config.durability)?);
+    let fleet = Fleet::new(&config.redis, &config.durability)?;
+    let layouts = Arc::new(Layouts::new(fleet.clone(), &config.sales, config.redis.key_prefix.as_bytes()));
+    let store: Arc<dyn SaleStore> = Arc::new(RedisStore::new(fleet.clone(), layouts.clone()));
     let known = Arc::new(Known::new(&config.known, store.clone()));
-    let channel = Channel::new(&config.redis, known.clone())?;
+    let channel = Channel::new(&config.redis, fleet, layouts, known.clone());
     let (shop, shop_health) = Shop::new(&config.shop)?;
     let shop_is_configured = shop.is_configured();
     let shop_balancer = shop_health.task();

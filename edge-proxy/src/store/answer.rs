@@ -93,6 +93,8 @@ pub struct SaleView {
     /// The earliest deadline of a hold; 0: there is none.
     pub next_deadline_ms: u64,
     pub expiry_lag_ms: u64,
+    /// Shards that could not be asked: what is here is not all there is.
+    pub shards_missing: u64,
     pub skus: Vec<(Bytes, SkuView)>,
 }
 
@@ -115,7 +117,7 @@ pub struct SkuView {
 /// # Errors
 /// The server's error, or [`StoreError::Nonsense`].
 pub fn answer(reply: Value) -> Result<Answer, StoreError> {
-    let words = match unwrap(reply)? {
+    let words = match checked(reply)? {
         Value::Array(words) => words,
         // A single word may come bare.
         word @ (Value::SimpleString(_) | Value::BulkString(_)) => vec![word],
@@ -152,7 +154,7 @@ pub fn answer(reply: Value) -> Result<Answer, StoreError> {
 /// # Errors
 /// As [`answer`].
 pub fn hold(reply: Value) -> Result<Option<HoldView>, StoreError> {
-    let reply = unwrap(reply)?;
+    let reply = checked(reply)?;
     if is_not_found(&reply) {
         return Ok(None);
     }
@@ -193,7 +195,7 @@ fn is_not_found(reply: &Value) -> bool {
 /// As [`answer`].
 pub fn sale(reply: Value) -> Result<SaleView, StoreError> {
     let mut sale = SaleView::default();
-    for (name, value) in fields(unwrap(reply)?)? {
+    for (name, value) in fields(checked(reply)?)? {
         let count = || number(&value).unwrap_or(0);
         match name.as_str() {
             "state" => sale.state = text(&value).unwrap_or_default().to_ascii_lowercase(),
@@ -296,7 +298,10 @@ fn pairs(value: Value) -> Result<Vec<(Value, Value)>, StoreError> {
 }
 
 /// The reply itself, or the server's error.
-fn unwrap(reply: Value) -> Result<Value, StoreError> {
+///
+/// # Errors
+/// As [`server_error`].
+pub fn checked(reply: Value) -> Result<Value, StoreError> {
     match reply {
         Value::ServerError(error) => Err(server_error(error.code(), error.details().unwrap_or_default())),
         reply => Ok(reply),
@@ -312,6 +317,9 @@ pub fn server_error(code: &str, detail: &str) -> StoreError {
         "LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS" | "MISCONF" | "BUSY"
         | "NOAUTH" | "NOPERM" | "WRONGPASS" | "MOVED" | "ASK" | "UNBLOCKED" => StoreError::Down(said),
         "ERR" if detail.starts_with("unknown command") => StoreError::Down(format!("{said} (is the module loaded?)")),
+        "ERR" if detail.starts_with("Function not found") => {
+            StoreError::Down(format!("{said} (is the library loaded?)"))
+        }
         "ERR" | "EXISTS" => StoreError::Misuse(detail.to_owned()),
         _ => StoreError::Down(said),
     }

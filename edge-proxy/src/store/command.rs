@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use redis::Cmd;
 
+use super::nodes::Dialect;
 use crate::http::input::Item;
 
 /// One command on a sale.
@@ -26,14 +27,20 @@ pub enum Command {
     },
     Confirm {
         id: Bytes,
+        /// Whose hold it is, which tells the shard; `None` if the caller does not know.
+        buyer: Option<Bytes>,
         reference: Option<String>,
         meta: Option<String>,
     },
     Release {
         id: Bytes,
+        /// As in `Confirm`.
+        buyer: Option<Bytes>,
     },
     Extend {
         id: Bytes,
+        /// As in `Confirm`.
+        buyer: Option<Bytes>,
         by_ms: u64,
     },
 }
@@ -56,8 +63,18 @@ impl Command {
             Command::Reserve { id, .. } => id.as_ref(),
             Command::Order { id, .. }
             | Command::Confirm { id, .. }
-            | Command::Release { id }
+            | Command::Release { id, .. }
             | Command::Extend { id, .. } => Some(id),
+        }
+    }
+
+    /// Whose hold it is about, if the caller knows.
+    pub fn buyer(&self) -> Option<&Bytes> {
+        match self {
+            Command::Reserve { buyer, .. } | Command::Order { buyer, .. } => Some(buyer),
+            Command::Confirm { buyer, .. } | Command::Release { buyer, .. } | Command::Extend { buyer, .. } => {
+                buyer.as_ref()
+            }
         }
     }
 
@@ -72,35 +89,51 @@ impl Command {
     }
 
     /// The command as it goes over the wire.
-    pub fn encode(&self, key: &[u8]) -> Cmd {
-        let mut cmd = Cmd::new();
+    pub fn encode(&self, dialect: Dialect, key: &[u8]) -> Cmd {
         match self {
             Command::Reserve { id, buyer, items, meta, not_after_ms } => {
-                cmd.arg("FLASH.RESERVE").arg(key);
+                let mut cmd = dialect.command("RESERVE", key);
                 cmd.arg(id.as_deref().unwrap_or(b"*")).arg(&buyer[..]);
                 cmd.arg("NOTAFTER").arg(*not_after_ms);
                 text(&mut cmd, "META", meta);
                 push_items(&mut cmd, items);
+                cmd
             }
             Command::Order { id, buyer, items, reference, meta } => {
-                cmd.arg("FLASH.ORDER").arg(key).arg(&id[..]).arg(&buyer[..]);
+                let mut cmd = dialect.command("ORDER", key);
+                cmd.arg(&id[..]).arg(&buyer[..]);
                 text(&mut cmd, "REF", reference);
                 text(&mut cmd, "META", meta);
                 push_items(&mut cmd, items);
+                cmd
             }
-            Command::Confirm { id, reference, meta } => {
-                cmd.arg("FLASH.CONFIRM").arg(key).arg(&id[..]);
+            Command::Confirm { id, reference, meta, .. } => {
+                let mut cmd = dialect.command("CONFIRM", key);
+                cmd.arg(&id[..]);
                 text(&mut cmd, "REF", reference);
                 text(&mut cmd, "META", meta);
+                cmd
             }
-            Command::Release { id } => {
-                cmd.arg("FLASH.RELEASE").arg(key).arg(&id[..]);
-            }
-            Command::Extend { id, by_ms } => {
-                cmd.arg("FLASH.EXTEND").arg(key).arg(&id[..]).arg(*by_ms);
+            Command::Release { id, .. } => dialect.command("RELEASE", key).arg(&id[..]).to_owned(),
+            Command::Extend { id, by_ms, .. } => dialect.command("EXTEND", key).arg(&id[..]).arg(*by_ms).to_owned(),
+        }
+    }
+}
+
+/// Commands that change nothing.
+const READERS: &[&str] = &["INFO", "HOLD", "BUYER", "HOLDS", "AUDIT"];
+
+impl Dialect {
+    /// The command `FLASH.{name}` on the sale (shard) `key`, to be followed by its other words.
+    pub fn command(self, name: &str, key: &[u8]) -> Cmd {
+        match self {
+            Dialect::Module => redis::cmd(&format!("FLASH.{name}")).arg(key).to_owned(),
+            Dialect::Functions => {
+                let call = if READERS.contains(&name) { "FCALL_RO" } else { "FCALL" };
+                let function = format!("flash_{}", name.to_ascii_lowercase());
+                redis::cmd(call).arg(function).arg(1).arg(key).to_owned()
             }
         }
-        cmd
     }
 }
 
@@ -122,7 +155,10 @@ mod tests {
     use super::*;
 
     fn words(command: &Command) -> String {
-        let cmd = command.encode(b"sale:1");
+        spelled(&command.encode(Dialect::Module, b"sale:1"))
+    }
+
+    fn spelled(cmd: &Cmd) -> String {
         let words: Vec<String> = cmd
             .args_iter()
             .map(|word| match word {
@@ -154,10 +190,18 @@ mod tests {
             meta: Some("M".to_owned()),
         };
         assert_eq!(words(&order), "FLASH.ORDER sale:1 h b REF R 1 META M ITEMS S 2");
-        let confirm = Command::Confirm { id: Bytes::from_static(b"h"), reference: Some("R".to_owned()), meta: None };
+        let confirm =
+            Command::Confirm { id: Bytes::from_static(b"h"), buyer: None, reference: Some("R".to_owned()), meta: None };
         assert_eq!(words(&confirm), "FLASH.CONFIRM sale:1 h REF R");
         let id = Bytes::from_static(b"h");
-        assert_eq!(words(&Command::Release { id: id.clone() }), "FLASH.RELEASE sale:1 h");
-        assert_eq!(words(&Command::Extend { id, by_ms: 5 }), "FLASH.EXTEND sale:1 h 5");
+        assert_eq!(words(&Command::Release { id: id.clone(), buyer: None }), "FLASH.RELEASE sale:1 h");
+        assert_eq!(words(&Command::Extend { id, buyer: None, by_ms: 5 }), "FLASH.EXTEND sale:1 h 5");
+    }
+    #[test]
+    fn functions_are_called_by_their_names() {
+        let release = Command::Release { id: Bytes::from_static(b"h"), buyer: None };
+        assert_eq!(spelled(&release.encode(Dialect::Functions, b"k")), "FCALL flash_release 1 k h");
+        assert_eq!(spelled(&Dialect::Functions.command("INFO", b"k")), "FCALL_RO flash_info 1 k");
+        assert_eq!(spelled(&Dialect::Module.command("INFO", b"k")), "FLASH.INFO k");
     }
 }

@@ -20,6 +20,8 @@ const QUEUE_MAX: usize = 8192;
 /// A command and the one who waits for its reply and whether enough replicas have it.
 struct Pledge {
     cmd: Cmd,
+    /// The slot is on its way to this server: it must be asked in so many words.
+    asking: bool,
     reply: oneshot::Sender<Result<(Value, bool), StoreError>>,
 }
 
@@ -41,10 +43,10 @@ impl GroupCommit {
     ///
     /// # Errors
     /// [`StoreError::Down`] if it was surely not sent, else [`StoreError::Unknown`].
-    pub async fn send(&self, cmd: Cmd) -> Result<(Value, bool), StoreError> {
+    pub async fn send(&self, cmd: Cmd, asking: bool) -> Result<(Value, bool), StoreError> {
         let (reply, answer) = oneshot::channel();
         self.queue
-            .try_send(Pledge { cmd, reply })
+            .try_send(Pledge { cmd, asking, reply })
             .map_err(|_| StoreError::Full("too many orders wait for the replicas".to_owned()))?;
         match tokio::time::timeout(self.patience, answer).await {
             Ok(Ok(result)) => result,
@@ -69,18 +71,28 @@ async fn run(link: Link, replicas: u32, wait: Duration, mut pledges: mpsc::Recei
 /// another connection, has made: a repeated CONFIRM is answered when the first one is safe.
 async fn commit(link: &Link, replicas: u32, wait: Duration, batch: Vec<Pledge>) {
     let mut pipeline = Pipeline::with_capacity(batch.len() + 1);
+    let mut count = 1;
     for pledge in &batch {
+        if pledge.asking {
+            pipeline.cmd("ASKING");
+        }
         pipeline.add_command(pledge.cmd.clone());
+        count += 1 + usize::from(pledge.asking);
     }
     pipeline.cmd("WAIT").arg(replicas).arg(wait.as_millis() as u64);
 
-    match link.send_all(&pipeline, batch.len() + 1).await {
+    match link.send_all(&pipeline, count).await {
         Ok(mut replies) => {
             let acknowledged = match replies.pop() {
                 Some(Value::Int(count)) => count >= i64::from(replicas),
                 _ => false,
             };
-            for (pledge, reply) in batch.into_iter().zip(replies) {
+            let mut replies = replies.into_iter();
+            for pledge in batch {
+                // What ASKING was answered is nothing to anybody.
+                let Some(reply) = replies.nth(usize::from(pledge.asking)) else {
+                    return;
+                };
                 // The one who waited may have left.
                 let _ = pledge.reply.send(Ok((reply, acknowledged)));
             }

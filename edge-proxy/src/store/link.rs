@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, PushInfo, PushKind, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, Pipeline, PushInfo, PushKind, RedisError, Value};
 
 use super::StoreError;
 use super::answer::server_error;
@@ -60,20 +60,11 @@ impl Link {
         Self { client, times, live: ArcSwapOption::empty(), connecting: tokio::sync::Mutex::new(()), gate }
     }
 
-    /// Sends one command. A server's error is a [`Value::ServerError`].
+    /// Sends commands in one write and gives their replies in order. A server's error is a
+    /// [`Value::ServerError`].
     ///
     /// # Errors
-    /// [`StoreError::Down`] if it was not sent, [`StoreError::Unknown`] if the answer is lost.
-    pub async fn send(&self, cmd: &Cmd) -> Result<Value, StoreError> {
-        let live = self.live().await?;
-        let result = live.connection.clone().send_packed_command(cmd).await;
-        self.judge(&live, result)
-    }
-
-    /// Sends several commands in one write and gives their replies in order.
-    ///
-    /// # Errors
-    /// As [`Link::send`], for all of them.
+    /// [`StoreError::Down`] if they were not sent, [`StoreError::Unknown`] if the answers are lost.
     pub async fn send_all(&self, commands: &Pipeline, count: usize) -> Result<Vec<Value>, StoreError> {
         let live = self.live().await?;
         let result = live.connection.clone().send_packed_commands(commands, 0, count).await;
@@ -232,7 +223,7 @@ mod tests {
             rest: Duration::from_millis(50),
         };
         let link = Link::new(config.client().unwrap(), times, Arc::new(Gate::new()));
-        assert!(matches!(link.send(&redis::cmd("PING")).await, Err(StoreError::Down(_))));
+        assert!(matches!(link.send_all(redis::pipe().cmd("PING"), 1).await, Err(StoreError::Down(_))));
         answering.join().unwrap();
     }
 
@@ -248,7 +239,7 @@ mod tests {
         let link = Link::new(client, times, Arc::new(Gate::new()));
         let started = Instant::now();
         for _ in 0..100 {
-            assert!(matches!(link.send(&redis::cmd("PING")).await, Err(StoreError::Down(_))));
+            assert!(matches!(link.send_all(redis::pipe().cmd("PING"), 1).await, Err(StoreError::Down(_))));
         }
         assert!(started.elapsed() < Duration::from_millis(500));
     }

@@ -1,13 +1,19 @@
 //! The port to the stock: what the edge asks of Redis, and what it can hear.
 //!
-//! [`SaleStore`] is the trait; [`redis`] speaks to the module. [`command`] writes commands, [`answer`]
-//! reads replies, both pure. [`link`] is one connection, [`commit`] groups writes that must reach replicas.
+//! [`SaleStore`] is the trait; [`redis`] speaks to Redis. [`command`] writes commands, [`answer`] reads replies,
+//! both pure. [`layout`] knows the keys of a sale, [`fleet`] the server of a key, which [`discovery`] finds and
+//! [`nodes`] describes. [`link`] is one connection, [`commit`] groups writes that must reach replicas.
 
 pub mod answer;
 pub mod command;
 mod commit;
+mod discovery;
+pub mod fleet;
+pub mod layout;
 mod link;
+pub mod nodes;
 pub mod redis;
+mod sum;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -48,19 +54,19 @@ pub struct Called {
     pub safe: bool,
 }
 
-/// Where the stock is.
+/// Where the stock is. A sale is named by its key, one in shards by what the keys of its shards begin with.
 #[async_trait]
 pub trait SaleStore: Send + Sync {
-    /// Runs one command on the sale `key`.
-    async fn call(&self, key: &[u8], command: &Command) -> Result<Called, StoreError>;
+    /// Runs one command on a sale, in the shard of the command's buyer.
+    async fn call(&self, sale: &[u8], command: &Command) -> Result<Called, StoreError>;
 
-    /// A hold, or `None` if the sale knows no such id.
-    async fn hold(&self, key: &[u8], id: &[u8]) -> Result<Option<HoldView>, StoreError>;
+    /// A hold, or `None` if the sale knows no such id. Without a `buyer` all shards are asked.
+    async fn hold(&self, sale: &[u8], id: &[u8], buyer: Option<&[u8]>) -> Result<Option<HoldView>, StoreError>;
 
-    /// The whole sale. The second value is the server's clock less ours, in milliseconds.
-    async fn sale(&self, key: &[u8]) -> Result<(SaleView, i64), StoreError>;
+    /// The whole sale, over all its shards. The second value is the server's clock less ours, in milliseconds.
+    async fn sale(&self, sale: &[u8]) -> Result<(SaleView, i64), StoreError>;
 
-    /// Keys of sales that begin with `prefix`, at most about `max`.
+    /// Sales whose names begin with `prefix`, at most about `max`.
     async fn keys(&self, prefix: &[u8], max: usize) -> Result<Vec<Bytes>, StoreError>;
 
     /// Whether the server answers at all.
