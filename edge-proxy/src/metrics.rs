@@ -59,6 +59,14 @@ pub static REQUEST_SECONDS: Lazy<HistogramVec> = histogram!(
 pub static REQUESTS_IN_FLIGHT: Lazy<IntGauge> =
     gauge!("flashsale_requests_in_flight", "Requests that are being answered now.");
 
+pub static CONNECTIONS: Lazy<IntGauge> = gauge!("flashsale_connections", "Connections of clients open now.");
+
+pub static CONNECTIONS_REFUSED: Lazy<IntCounterVec> = counter!(
+    "flashsale_connections_refused_total",
+    "Connections of clients that were closed by a limit, by reason.",
+    &["reason"]
+);
+
 pub static REDIS_CALLS: Lazy<IntCounterVec> = counter!(
     "flashsale_redis_calls_total",
     "Commands to the stock, by command and how they ended.",
@@ -95,6 +103,7 @@ pub fn register() {
         &STAGES,
         &SHADOWED,
         &RESPONSES,
+        &CONNECTIONS_REFUSED,
         &REDIS_CALLS,
         &KNOWN_REFRESHES,
         &CHANNEL_MESSAGES,
@@ -107,6 +116,7 @@ pub fn register() {
     Lazy::force(&REQUEST_SECONDS);
     Lazy::force(&REDIS_SECONDS);
     Lazy::force(&REQUESTS_IN_FLIGHT);
+    Lazy::force(&CONNECTIONS);
     Lazy::force(&CHANNEL_UP);
 }
 

@@ -17,7 +17,7 @@
 //!
 //! Where to go next: [`on_every_server!`] runs a test on each server version; [`RedisServer`] and
 //! [`Cluster`] for stores, [`Client`] and [`Reply`] for the wire, [`sale`] and [`rush`] for what is sold,
-//! [`Proxy`], [`http`] and [`token`] for the edge, [`shop`] for what stands behind it.
+//! [`Proxy`], [`http`], [`tls`] and [`token`] for the edge, [`shop`] for what stands behind it.
 
 pub mod artifacts;
 mod client;
@@ -34,6 +34,7 @@ pub mod sale;
 mod server;
 pub mod shop;
 mod site;
+pub mod tls;
 pub mod token;
 mod wait;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use crate::config::{self, Config};
-use crate::server::lifecycle;
+use crate::server::{calm_log, lifecycle};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -35,9 +35,6 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         println!("{} is good", path.display());
         return Ok(());
     }
-    env_logger::Builder::from_env(
-        env_logger::Env::default().default_filter_or("warn,pingora_load_balancing=error,flashsale_edge=info"),
-    )
-    .init();
+    calm_log::init();
     lifecycle::serve(&config)
 }

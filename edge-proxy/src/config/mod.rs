@@ -19,7 +19,7 @@ mod listen;
 mod redis;
 pub mod secret;
 
-pub use self::listen::{AccessLogConfig, ListenConfig, ShopConfig, millis};
+pub use self::listen::{AccessLogConfig, ListenConfig, ShopConfig, TlsConfig, millis};
 pub use self::redis::{DurabilityConfig, RedisBackend, RedisConfig, RedisMode, SaleEntry, client_at};
 
 /// The documented default config.
@@ -113,6 +113,11 @@ mod tests {
             ("[listen]\npublik = 1", "publik"),
             ("[listen]\npublic = \"nowhere\"", "public"),
             ("[listen]\nread_timeout_ms = 0", "read_timeout_ms"),
+            ("[listen]\nproxy_protocol = true", "trusted_proxies"),
+            ("[listen]\nheader_bytes_max = 10", "header_bytes_max"),
+            ("[listen]\nheaders_max = 1000", "headers_max"),
+            ("[listen]\nheader_timeout_ms = 0", "header_timeout_ms"),
+            ("[listen.tls]\naddress = \"0.0.0.0:1\"\ncertificate_file = \"x\"", "key_file"),
             ("[listen]\ntrusted_proxies = [\"10.0.0.0/99\"]", "trusted_proxies"),
             ("[shop]\nupstreams = [\"shop\"]", "shop"),
             ("[shop]\nupstreams = [\"shop:99999\"]", "99999"),

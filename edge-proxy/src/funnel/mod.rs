@@ -1,7 +1,7 @@
 //! The funnel: what a request to a sale must pass before it may cost Redis anything.
 //!
 //! ```text
-//!   connection   server/door.rs     short reads, so that slow clients hold little
+//!   connection   server/gate.rs     how many, how slow, how large
 //!   route        http/routes.rs     sale route, or the shop's
 //!   address      funnel/rates.rs    requests a second of one address
 //!   known        funnel/known.rs    no such sale, not open, paused, closed, sold out

@@ -1,4 +1,4 @@
-//! Takes connections: how long a client may dawdle. Caps on connections and on whole headers belong here.
+//! Takes requests: how long a client may dawdle between and within them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,12 +6,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::v2::server::H2Options;
+use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 
 use super::edge::Edge;
+use super::header_clock::HeaderClock;
 use crate::config::{ListenConfig, millis};
+
+/// Requests of one HTTP/2 connection at a time.
+const STREAMS_MAX: u32 = 100;
 
 /// Pingora's proxy, with our own times from the first byte on: by itself it waits 60 seconds for each read.
 pub struct Door {
@@ -19,15 +23,21 @@ pub struct Door {
     read_timeout: Duration,
     write_timeout: Duration,
     keepalive_s: u64,
+    options: HttpServerOptions,
+    header_bytes_max: u32,
 }
 
 impl Door {
     pub fn new(proxy: HttpProxy<Edge>, config: &ListenConfig) -> Self {
+        let mut options = proxy.server_options.clone().unwrap_or_default();
+        options.h2_idle_timeout = Some(Duration::from_secs(config.keepalive_s.max(1)));
         Self {
             proxy: Arc::new(proxy),
             read_timeout: millis(config.read_timeout_ms),
             write_timeout: millis(config.write_timeout_ms),
             keepalive_s: config.keepalive_s,
+            options,
+            header_bytes_max: config.header_bytes_max.try_into().unwrap_or(u32::MAX),
         }
     }
 }
@@ -39,6 +49,11 @@ impl HttpServerApp for Door {
         mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        if session.as_http1().is_some()
+            && let Some(clock) = session.digest().and_then(HeaderClock::of)
+        {
+            clock.start();
+        }
         session.set_read_timeout(Some(self.read_timeout));
         session.set_write_timeout(Some(self.write_timeout));
         if session.get_keepalive().is_some() && !*shutdown.borrow() {
@@ -48,11 +63,15 @@ impl HttpServerApp for Door {
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        self.proxy.h2_options()
+        let mut options = default_h2_options();
+        options.max_header_list_size(self.header_bytes_max);
+        // Streams that a client opens and resets at once cost more than they seem to.
+        options.max_concurrent_streams(STREAMS_MAX);
+        Some(options)
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {
-        self.proxy.server_options()
+        Some(&self.options)
     }
 
     async fn http_cleanup(&self) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::Method;
+use http::{Method, Version};
 use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::HttpPeer;
@@ -13,6 +13,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::access_log::{AccessLog, Line};
+use super::header_clock::HeaderClock;
 use super::shop::{self, Shop};
 use crate::funnel::Funnel;
 use crate::funnel::visit::{Caller, Visit};
@@ -35,7 +36,17 @@ pub struct Edge {
     pub shop: Shop,
     pub access_log: AccessLog,
     pub trusted_proxies: Vec<IpNet>,
+    pub limits: Limits,
     pub key_prefix: Vec<u8>,
+}
+
+/// How large a request may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Fields of a header.
+    pub headers: usize,
+    /// Bytes of a body that goes to the shop; 0 is no limit.
+    pub body_bytes: u64,
 }
 
 /// What is remembered of a request until its line in the log.
@@ -46,6 +57,8 @@ pub struct Request {
     outcome: &'static str,
     upstream: Option<String>,
     attempts: usize,
+    /// Of the body, on its way to the shop.
+    body_bytes: u64,
     _in_flight: InFlight,
 }
 
@@ -77,15 +90,31 @@ impl ProxyHttp for Edge {
             outcome: "",
             upstream: None,
             attempts: 0,
+            body_bytes: 0,
             _in_flight: InFlight::new(),
         }
+    }
+
+    /// The header is there: its time is no longer counted.
+    async fn early_request_filter(&self, session: &mut Session, _: &mut Request) -> pingora::Result<()> {
+        if let Some(clock) = session.digest().and_then(HeaderClock::of) {
+            clock.stop();
+        }
+        Ok(())
     }
 
     /// Sale routes are answered here, refusals too; `false` sends the request on to the shop.
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> pingora::Result<bool> {
         request.client = client_address(peer_of(session), &session.req_header().headers, &self.trusted_proxies);
         let header = session.req_header();
-        let reply = match routes::find(&header.method, header.uri.path()) {
+        let destination = match self.limits.check(header) {
+            Ok(()) => routes::find(&header.method, header.uri.path()),
+            Err(refusal) => {
+                session.set_keepalive(None);
+                Destination::Refused(refusal)
+            }
+        };
+        let reply = match destination {
             Destination::Shop if self.shop.is_configured() => {
                 session.set_pipelining_enabled(false);
                 if session.is_upgrade_req() {
@@ -110,6 +139,21 @@ impl ProxyHttp for Edge {
         request.outcome = reply.word;
         respond(session, reply).await?;
         Ok(true)
+    }
+
+    /// A body without an announced length is cut off where an announced one would have been refused.
+    async fn request_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        request: &mut Request,
+    ) -> pingora::Result<()> {
+        request.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
+        if self.limits.body_bytes > 0 && request.body_bytes > self.limits.body_bytes {
+            return Error::e_explain(ErrorType::HTTPStatus(413), "the body is too large");
+        }
+        Ok(())
     }
 
     async fn upstream_peer(&self, session: &mut Session, request: &mut Request) -> pingora::Result<Box<HttpPeer>> {
@@ -193,6 +237,32 @@ impl ProxyHttp for Edge {
     }
 }
 
+impl Limits {
+    fn check(&self, header: &RequestHeader) -> Result<(), Refusal> {
+        let fields = header.headers.len();
+        if fields > self.headers {
+            return Err(Problem::HeaderTooLarge
+                .because(format!("The header has {fields} fields; it may have {}.", self.headers)));
+        }
+        if header.version == Version::HTTP_11 && !header.headers.contains_key(http::header::HOST) {
+            return Err(Problem::BadRequest.because("A request needs a `Host` (RFC 9112, section 3.2)."));
+        }
+        let target = header.raw_path();
+        if !target.starts_with(b"/") && target != b"*" && !shop::is_url(target) {
+            return Err(Problem::BadRequest.because("The request's target is neither a path nor a URL."));
+        }
+        if !is_one_length(header) {
+            return Err(Problem::BadRequest.because("`Content-Length` must stand once, as a number."));
+        }
+        match announced_length(header) {
+            Some(length) if self.body_bytes > 0 && length > self.body_bytes => {
+                Err(Problem::TooLarge.because(format!("A body may have {} bytes.", self.body_bytes)))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Edge {
     /// Sends a request to a sale through the funnel, and what is left of it to the stock.
     async fn visit(&self, session: &mut Session, route: &Route, client: IpAddr) -> Result<Reply, Refusal> {
@@ -251,15 +321,22 @@ fn too_large() -> Refusal {
 
 /// Refuses by the announced length, before a byte of the body is read.
 fn check_length(header: &RequestHeader) -> Result<(), Refusal> {
-    let announced = header
-        .headers
-        .get(http::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.trim().parse::<u64>().ok());
-    match announced {
+    match announced_length(header) {
         Some(length) if length > BODY_BYTES_MAX as u64 => Err(too_large()),
         _ => Ok(()),
     }
+}
+
+fn announced_length(header: &RequestHeader) -> Option<u64> {
+    header.headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The library takes `5, 5` and two equal lengths for one and passes them on as they are; what stands behind
+/// might take them for something else.
+fn is_one_length(header: &RequestHeader) -> bool {
+    let mut lengths = header.headers.get_all(http::header::CONTENT_LENGTH).iter();
+    let (first, second) = (lengths.next(), lengths.next());
+    second.is_none() && first.is_none_or(|length| length.as_bytes().iter().all(u8::is_ascii_digit))
 }
 
 async fn read_body(session: &mut Session) -> Result<Bytes, Refusal> {
@@ -384,6 +461,19 @@ mod tests {
         assert_eq!(status_label(418), "4xx");
         assert_eq!(status_label(0), "none");
         assert_eq!(status_label(599), "5xx");
+    }
+
+    #[test]
+    fn one_length_is_one_header_with_one_number() {
+        let is_one = |values: &[&'static str]| {
+            let mut header = RequestHeader::build("POST", b"/", None).unwrap();
+            for value in values {
+                header.append_header("Content-Length", *value).unwrap();
+            }
+            is_one_length(&header)
+        };
+        assert!(is_one(&[]) && is_one(&["5"]) && is_one(&["05"]));
+        assert!(!is_one(&["5", "5"]) && !is_one(&["5, 5"]) && !is_one(&["+5"]));
     }
 
     #[test]

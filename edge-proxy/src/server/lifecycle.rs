@@ -17,10 +17,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::access_log::AccessLog;
 use super::admin::{Admin, Desk};
+use super::certificate::{self, Certificate};
 use super::door::Door;
-use super::edge::Edge;
+use super::edge::{Edge, Limits};
+use super::gate::{Gate, TlsGate};
+use super::places::Places;
 use super::shop::Shop;
-use crate::config::Config;
+use crate::config::{Config, ListenConfig, TlsConfig};
 use crate::funnel::Funnel;
 use crate::funnel::known::{Known, KnownStage};
 use crate::funnel::rates::{AddressRate, BuyerRate};
@@ -57,10 +60,19 @@ pub fn serve(config: &Config) -> anyhow::Result<()> {
 
     check_address("public", config.listen.public)?;
     check_address("admin", config.listen.admin)?;
+    if let Some(tls) = &config.listen.tls {
+        check_address("tls.address", tls.address)?;
+    }
 
     let proxy = http_proxy(&server.configuration, edge);
-    let mut public = Service::new("public".to_owned(), Door::new(proxy, &config.listen));
+    let tls = config.listen.tls.as_ref().map(tls_gate).transpose()?;
+    let places = Arc::new(Places::new(config.listen.connections_per_address, connections_max(&config.listen)));
+    let gate = Gate::new(Door::new(proxy, &config.listen), places, &config.listen, tls);
+    let mut public = Service::new("public".to_owned(), gate);
     public.add_tcp(&config.listen.public.to_string());
+    if let Some(tls) = &config.listen.tls {
+        public.add_tcp(&tls.address.to_string());
+    }
     server.add_service(public);
     let admin = Admin {
         address: config.listen.admin,
@@ -103,8 +115,36 @@ fn edge(config: &Config, store: Arc<dyn SaleStore>, known: Arc<Known>, shop: Sho
         shop,
         access_log: AccessLog::new(&config.access_log),
         trusted_proxies: config.listen.trusted_proxies.clone(),
+        limits: Limits { headers: config.listen.headers_max, body_bytes: config.listen.body_bytes_max },
         key_prefix: config.redis.key_prefix.clone().into_bytes(),
     })
+}
+
+fn tls_gate(config: &TlsConfig) -> anyhow::Result<TlsGate> {
+    let certificate = Arc::new(Certificate::load(config)?);
+    Ok(TlsGate { port: config.address.port(), acceptor: certificate::acceptor(certificate, config.http2)? })
+}
+
+/// The configured number, or three quarters of the files that may be open: each connection is one, and those
+/// to the shop, to Redis and of the log are others.
+fn connections_max(config: &ListenConfig) -> u32 {
+    match config.connections_max {
+        0 => u32::try_from(open_files_max() / 4 * 3).unwrap_or(u32::MAX),
+        limit => limit,
+    }
+}
+
+/// How many files this process may have open. What the system lets a process grant itself is granted.
+fn open_files_max() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls only read or fill the struct they are given.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) != 0 {
+            return 1024;
+        }
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raised) == 0 { limit.rlim_max } else { limit.rlim_cur }
+    }
 }
 
 fn server_conf(config: &Config) -> ServerConf {

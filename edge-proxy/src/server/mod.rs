@@ -1,15 +1,24 @@
 //! The process: its listeners, what stands behind them, and how it ends.
 //!
-//! - [`door`] takes connections of buyers;
+//! - [`gate`] takes connections: [`places`] counts them, [`proxy_protocol`] says whose they are, [`certificate`]
+//!   is for TLS, and [`connection`] is what becomes of them, with a [`header_clock`] each;
+//! - [`door`] takes requests from them;
 //! - [`edge`] answers a request or passes it on: the phases of Pingora's proxy, from top to bottom;
 //! - [`shop`] is the shop behind: choice of server, time limits, forwarded headers;
 //! - [`admin`] is the other listener: metrics, health, the JSON API;
-//! - [`access_log`] writes a line for some of the requests;
+//! - [`access_log`] writes a line for some of the requests, [`calm_log`] is for people;
 //! - [`lifecycle`] starts it all and stops it gently.
 
 pub mod access_log;
 pub mod admin;
+pub mod calm_log;
+pub mod certificate;
+pub mod connection;
 pub mod door;
 pub mod edge;
+pub mod gate;
+pub mod header_clock;
 pub mod lifecycle;
+pub mod places;
+pub mod proxy_protocol;
 pub mod shop;

@@ -121,6 +121,13 @@ fn health_check(config: &ShopConfig) -> anyhow::Result<HealthCheck> {
     Ok(Box::new(check))
 }
 
+/// Whether a request's target is a URL, as clients send them to proxies they know of.
+pub fn is_url(target: &[u8]) -> bool {
+    [&b"http://"[..], b"https://"]
+        .iter()
+        .any(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
+}
+
 /// Tells the shop who is really there. What a stranger wrote into these headers is thrown away; what a trusted
 /// proxy wrote is kept and extended.
 ///
@@ -151,6 +158,15 @@ pub fn forward(request: &mut RequestHeader, peer: IpAddr, tls: bool, trusted: &[
         && let Some(host) = request.headers.get("host").cloned()
     {
         request.insert_header("X-Forwarded-Host", host)?;
+    }
+    if is_url(request.raw_path()) {
+        // Servers see paths, proxies see URLs (RFC 9112, section 3.2.1); the host has been compared already.
+        let path = request.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        request.set_raw_path(path.as_bytes())?;
+    }
+    if !request.headers.contains_key("host") {
+        // HTTP/1.0 needs none, but to the shop goes HTTP/1.1 (RFC 9112, section 3.2).
+        request.insert_header("Host", "")?;
     }
     Ok(())
 }
@@ -187,6 +203,14 @@ mod tests {
         assert_eq!(request.headers["x-forwarded-host"], "shop.example");
         assert!(!request.headers.contains_key("forwarded"));
         assert!(!request.headers.contains_key("x-real-ip"));
+    }
+
+    #[test]
+    fn a_url_becomes_a_path() {
+        let mut request = RequestHeader::build("GET", b"HTTP://shop.example/a?b=c", None).unwrap();
+        request.insert_header("Host", "shop.example").unwrap();
+        forward(&mut request, "203.0.113.9".parse().unwrap(), false, &[]).unwrap();
+        assert_eq!(request.raw_path(), b"/a?b=c");
     }
 
     #[test]

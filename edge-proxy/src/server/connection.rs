@@ -1,0 +1,283 @@
+//! A client's connection as the HTTP server sees it: plain or TLS, with its place, its real address and the
+//! watch over its headers.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use once_cell::sync::Lazy;
+use pingora::http::ResponseHeader;
+use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream, TimingDigest,
+    UniqueID,
+};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_rustls::server::TlsStream;
+
+use super::header_clock::{GivenUp, HeaderClock, HeaderWatch};
+use super::places::Place;
+use crate::http::problem::{Problem, Refusal};
+use crate::metrics;
+
+/// What the bytes travel through.
+pub enum Transport {
+    Plain(Stream),
+    Tls(Box<TlsStream<Stream>>),
+}
+
+/// A connection that has passed the gate.
+pub struct Connection {
+    transport: Transport,
+    watch: HeaderWatch,
+    digest: Arc<ProxyDigest>,
+    socket: Option<Arc<SocketDigest>>,
+    tls: Option<Arc<SslDigest>>,
+    _place: Place,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connection({})", self.id())
+    }
+}
+
+impl Connection {
+    /// `client` is the address that a PROXY protocol header named, if one did.
+    ///
+    /// # Errors
+    /// None in practice: an empty response header can always be built.
+    pub fn new(
+        transport: Transport,
+        clock: Arc<HeaderClock>,
+        watch: HeaderWatch,
+        client: Option<SocketAddr>,
+        place: Place,
+    ) -> pingora::Result<Self> {
+        // The library hands this digest from the connection to each of its requests; the answer in it, of a
+        // CONNECT proxy, has no meaning here.
+        let digest = ProxyDigest::new(Box::new(ResponseHeader::build(200, Some(0))?), Some(Box::new(clock)));
+        let lower = transport.lower();
+        let socket = match client {
+            Some(client) => Some(Arc::new(named_socket(lower, client))),
+            None => lower.get_socket_digest(),
+        };
+        let tls = transport.tls_digest().map(Arc::new);
+        Ok(Self { transport, watch, digest: Arc::new(digest), socket, tls, _place: place })
+    }
+
+    fn give_up(&mut self, context: &mut Context<'_>, why: GivenUp) -> io::Error {
+        let (answer, reason) = match why {
+            GivenUp::Slow => (&*SLOW, Problem::SlowHeader.word()),
+            GivenUp::TooLarge => (&*TOO_LARGE, Problem::HeaderTooLarge.word()),
+        };
+        metrics::CONNECTIONS_REFUSED.with_label_values(&[reason]).inc();
+        // As much as goes into the socket's buffer at once: nothing waits for such a client.
+        if let Poll::Ready(Ok(_)) = self.transport.poll_write(context, answer) {
+            let _ = self.transport.poll_flush(context);
+        }
+        io::Error::new(io::ErrorKind::TimedOut, reason)
+    }
+}
+
+/// The socket of `stream`, seen as coming from `client`.
+fn named_socket(stream: &Stream, client: SocketAddr) -> SocketDigest {
+    let digest = SocketDigest::from_raw_fd(stream.id());
+    // The cell is new, so it takes the value.
+    let _ = digest.peer_addr.set(Some(PeerAddr::Inet(client)));
+    digest
+}
+
+static SLOW: Lazy<Bytes> = Lazy::new(|| farewell(Problem::SlowHeader.because("Send the whole header sooner.")));
+static TOO_LARGE: Lazy<Bytes> =
+    Lazy::new(|| farewell(Problem::HeaderTooLarge.because("Send fewer bytes, say cookies.")));
+
+/// A refusal as bytes of HTTP/1, for a client whose request is not even there.
+fn farewell(refusal: Refusal) -> Bytes {
+    let row = refusal.problem.row();
+    let body = refusal.body();
+    let head = format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
+         Connection: close\r\n\r\n",
+        row.status,
+        row.word,
+        body.len()
+    );
+    [head.as_bytes(), &body[..]].concat().into()
+}
+
+impl Transport {
+    fn lower(&self) -> &Stream {
+        match self {
+            Transport::Plain(stream) => stream,
+            Transport::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Transport::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Transport::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    /// Which protocol the client has chosen.
+    pub fn is_http2(&self) -> bool {
+        match self {
+            Transport::Plain(_) => false,
+            Transport::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+
+    fn tls_digest(&self) -> Option<SslDigest> {
+        let Transport::Tls(stream) = self else {
+            return None;
+        };
+        let session = stream.get_ref().1;
+        let cipher = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let version = session.protocol_version().and_then(|version| version.as_str());
+        Some(SslDigest::new(cipher.unwrap_or_default(), version.unwrap_or_default(), None, None, Vec::new()))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let most = match this.watch.before_read() {
+            Ok(most) => most,
+            Err(why) => return Poll::Ready(Err(this.give_up(context, why))),
+        };
+        if most == usize::MAX {
+            return this.poll_transport(context, buffer);
+        }
+        // Never more than the header may have: its length is bounded to the byte.
+        let mut bounded = buffer.take(most);
+        let polled = this.poll_transport(context, &mut bounded);
+        let read = bounded.filled().len();
+        // SAFETY: `bounded` is the unfilled part of `buffer`, and the transport has filled, so initialised,
+        // its first `read` bytes.
+        unsafe { buffer.assume_init(read) };
+        buffer.advance(read);
+        match polled {
+            Poll::Pending => {
+                let why = ready!(this.watch.poll_alarm(context));
+                Poll::Ready(Err(this.give_up(context, why)))
+            }
+            Poll::Ready(result) => {
+                this.watch.after_read(read);
+                Poll::Ready(result)
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn poll_transport(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Transport::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().transport.poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().transport.poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}
+
+#[async_trait]
+impl Shutdown for Connection {
+    async fn shutdown(&mut self) {
+        match &mut self.transport {
+            Transport::Plain(stream) => Shutdown::shutdown(&mut **stream).await,
+            Transport::Tls(stream) => {
+                // The client may be gone already.
+                let _ = AsyncWriteExt::shutdown(stream).await;
+            }
+        }
+    }
+}
+
+impl UniqueID for Connection {
+    fn id(&self) -> i32 {
+        self.transport.lower().id()
+    }
+}
+
+impl Ssl for Connection {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.tls.clone()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        match &self.transport {
+            Transport::Plain(_) => None,
+            Transport::Tls(_) if self.transport.is_http2() => Some(ALPN::H2),
+            Transport::Tls(_) => Some(ALPN::H1),
+        }
+    }
+}
+
+impl GetTimingDigest for Connection {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.transport.lower().get_timing_digest()
+    }
+}
+
+impl GetProxyDigest for Connection {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(self.digest.clone())
+    }
+}
+
+impl GetSocketDigest for Connection {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.socket.clone()
+    }
+}
+
+impl Peek for Connection {}
