@@ -45,6 +45,7 @@ mod relay_setup;
 mod replication;
 mod server_info_and_config;
 mod smuggling;
+mod sharding;
 mod throttle;
 mod tracking_and_watch;
 mod whole_path;

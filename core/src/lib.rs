@@ -26,6 +26,7 @@ pub mod facts;
 #[cfg(feature = "fault-injection")]
 pub mod fault;
 pub mod gcra;
+pub mod gossip;
 mod heap;
 mod holds;
 pub mod memory;

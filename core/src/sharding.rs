@@ -57,6 +57,12 @@ pub fn shard_key(name: &[u8], index: u32, shards: u32) -> Vec<u8> {
     key
 }
 
+/// The sale's name, if `key` is where the contract puts this shard of it.
+pub fn sale_of_shard(key: &[u8], index: u32, shards: u32) -> Option<&[u8]> {
+    let name = &key[..key.iter().position(|&byte| byte == b'{')?];
+    (index < shards && shard_key(name, index, shards) == key).then_some(name)
+}
+
 /// The key of another shard, from the key of one: `NAME{TAG}` with another tag.
 pub fn sibling_key(key: &[u8], index: u32, shards: u32) -> Vec<u8> {
     let name = key.iter().position(|&byte| byte == b'{').map_or(key, |open| &key[..open]);
@@ -101,6 +107,9 @@ mod tests {
             }
         }
         assert_eq!(sibling_key(b"sale{3}", 1, 2), shard_key(b"sale", 1, 2));
+        assert_eq!(sale_of_shard(&shard_key(b"sale", 1, 3), 1, 3), Some(&b"sale"[..]));
+        assert_eq!(sale_of_shard(&shard_key(b"sale", 1, 3), 2, 3), None);
+        assert_eq!(sale_of_shard(b"sale", 0, 3), None);
     }
 
     #[test]

@@ -138,6 +138,19 @@ impl Sale {
         of_sku.map(|(&(_, other), transfer)| (other, transfer.granted, transfer.accepted))
     }
 
+    /// All units of a SKU ever granted to and accepted from other shards.
+    pub fn moved(&self, sku: &[u8]) -> (u64, u64) {
+        self.skus.find(sku).map_or((0, 0), |index| {
+            let sku = self.skus.get(index);
+            (sku.granted, sku.accepted)
+        })
+    }
+
+    /// Whether reserving is over, at a time.
+    pub fn is_over(&self, now_ms: u64) -> bool {
+        self.is_closed(self.now(now_ms))
+    }
+
     /// When the first live holds are due, at most a tick late; for timers.
     pub fn first_sweep_ms(&self) -> Option<u64> {
         self.deadlines.first_sweep_ms()

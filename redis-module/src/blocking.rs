@@ -43,12 +43,16 @@ impl Waiters {
         }
     }
 
+    /// Whether anybody waits on a key.
+    pub fn any(&self, db: c_int, key: &[u8]) -> bool {
+        !self.by_key.is_empty() && self.by_key.contains_key(&(db, key.to_vec()))
+    }
+
     /// Has those who wait on a key tried again, after the command that is running.
     pub fn wake(&self, ctx: Ctx<'_>, key: ServerString<'_>) {
-        if self.by_key.is_empty() || !self.by_key.contains_key(&(ctx.selected_db(), key.bytes().to_vec())) {
-            return;
+        if self.any(ctx.selected_db(), key.bytes()) {
+            ctx.signal_ready(key);
         }
-        ctx.signal_ready(key);
     }
 }
 

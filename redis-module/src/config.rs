@@ -37,7 +37,32 @@ pub(crate) static SWEEP_HOLDS_PER_TICK: Setting = Setting::new(c"sweep-holds-per
 /// Most keys that are looked at in one tick.
 pub(crate) static SWEEP_KEYS_PER_TICK: Setting = Setting::new(c"sweep-keys-per-tick", 128, 1, 10_000);
 
-static ALL: [&Setting; 3] = [&SWEEP_INTERVAL_MS, &SWEEP_HOLDS_PER_TICK, &SWEEP_KEYS_PER_TICK];
+/// How often the shards of a cluster are looked at and told of, in ms; 0 = never.
+pub(crate) static BUS_INTERVAL_MS: Setting = Setting::new(c"bus-interval-ms", 100, 0, 10_000);
+/// Replicas that must have a grant before its receiver is told; 0 = all that are connected.
+pub(crate) static GRANT_REPLICAS: Setting = Setting::new(c"grant-replicas", 0, 0, 100);
+
+/// For tests: how many messages of the bus are lost and doubled, and how late each may be at most.
+#[cfg(feature = "fault-injection")]
+pub(crate) static BUS_LOSE_PERCENT: Setting = Setting::new(c"bus-lose-percent", 0, 0, 100);
+#[cfg(feature = "fault-injection")]
+pub(crate) static BUS_DOUBLE_PERCENT: Setting = Setting::new(c"bus-double-percent", 0, 0, 100);
+#[cfg(feature = "fault-injection")]
+pub(crate) static BUS_DELAY_MS: Setting = Setting::new(c"bus-delay-ms", 0, 0, 60_000);
+
+static ALL: &[&Setting] = &[
+    &SWEEP_INTERVAL_MS,
+    &SWEEP_HOLDS_PER_TICK,
+    &SWEEP_KEYS_PER_TICK,
+    &BUS_INTERVAL_MS,
+    &GRANT_REPLICAS,
+    #[cfg(feature = "fault-injection")]
+    &BUS_LOSE_PERCENT,
+    #[cfg(feature = "fault-injection")]
+    &BUS_DOUBLE_PERCENT,
+    #[cfg(feature = "fault-injection")]
+    &BUS_DELAY_MS,
+];
 
 /// Registers the settings and takes what redis.conf or MODULE LOADEX say of them. `false` if a value is refused.
 pub(crate) fn register(ctx: Ctx<'_>) -> bool {

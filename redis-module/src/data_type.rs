@@ -29,6 +29,8 @@ pub(crate) struct Value {
     content: Content,
     /// When the schedule will look at the key at the latest; not replicated.
     scheduled_ms: u64,
+    /// Whether the cluster bus was told of this shard; not replicated.
+    found_by_bus: bool,
     /// An upper bound of the order stream's length, which others only shorten; not replicated.
     stream_len_bound: Option<u64>,
     /// Commands that have asked the key, each hold of an MRESERVE counted; not replicated: it tells how hot the key
@@ -54,7 +56,8 @@ enum Content {
 impl Value {
     fn new(content: Content) -> Self {
         let (share, life) = (Share::new(), Arc::new(()));
-        Self { content, scheduled_ms: u64::MAX, stream_len_bound: None, commands: 0, share, life }
+        let (scheduled_ms, found_by_bus) = (u64::MAX, false);
+        Self { content, scheduled_ms, found_by_bus, stream_len_bound: None, commands: 0, share, life }
     }
 
     pub fn ready(sale: Sale) -> Self {
@@ -134,24 +137,44 @@ impl Value {
     pub fn schedule(&mut self, schedule: &mut Schedule, key: impl FnOnce() -> (c_int, Vec<u8>)) {
         self.update_share();
         let Content::Ready(sale) = &self.content else { return };
-        let Some(due_ms) = sale.first_sweep_ms() else { return };
+        let is_new_shard = sale.shard().count > 1 && schedule.has_bus && !self.found_by_bus;
+        let due_ms = sale.first_sweep_ms();
         let lost = self.scheduled_ms.saturating_add(LOST_AFTER_MS) < sale.clock_ms();
-        if due_ms < self.scheduled_ms || lost {
+        let due_ms = due_ms.filter(|&due_ms| due_ms < self.scheduled_ms || lost);
+        if due_ms.is_none() && !is_new_shard {
+            return;
+        }
+        let (db, name) = key();
+        if let Some(due_ms) = due_ms {
             self.scheduled_ms = due_ms;
-            let (db, name) = key();
             schedule.add(due_ms, db, &name);
         }
+        if is_new_shard {
+            self.found_by_bus = true;
+            schedule.found_shards.insert(name);
+        }
+    }
+
+    /// Tells whether the value lives.
+    pub fn life(&self) -> Weak<()> {
+        Arc::downgrade(&self.life)
     }
 
     /// Tells whether the value lives, if a timer must know it.
     fn watch(&self) -> Option<Weak<()>> {
         let Content::Ready(sale) = &self.content else { return None };
-        sale.first_sweep_ms().map(|_| Arc::downgrade(&self.life))
+        (sale.first_sweep_ms().is_some() || self.found_by_bus).then(|| self.life())
     }
 
     /// The planned look has come.
     pub fn forget_schedule(&mut self) {
         self.scheduled_ms = u64::MAX;
+    }
+
+    /// The value has another name now.
+    pub fn forget_name(&mut self) {
+        self.forget_schedule();
+        self.found_by_bus = false;
     }
 }
 

@@ -95,6 +95,19 @@ impl<'c> Call<'c, '_> {
         answered
     }
 
+    /// Carries out a command that no client has sent: a transfer between shards.
+    pub fn carry_out(&mut self, command: &Command<'c>) -> Result<Outcome<'c>, Fault> {
+        let mut key = self.ctx.open(self.key_name, Access::Write);
+        let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        let now_ms = self.start(value)?;
+        let backlog = self.backlog(value, command)?;
+        let situation = Situation { now_ms, backlog, ..Situation::default() };
+        let (sale, state) = (value.sale_mut()?, &mut *self.state);
+        let outcome = sale.run(command, &situation, &mut state.log, &mut state.facts);
+        finish(self.ctx, self.state, self.key_name, value, self.stream.take());
+        Ok(outcome?)
+    }
+
     /// Carries out commands as one step; the answer is an array of their answers.
     pub fn run_all(&mut self, commands: &[Command<'c>]) -> Result<(), Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Write);
@@ -145,7 +158,12 @@ impl<'c> Call<'c, '_> {
         let backlog = self.backlog(value, command)?;
         let situation = Situation { now_ms, fresh_id: &fresh_id, backlog, elsewhere: true };
         let (sale, state) = (value.sale_mut()?, &mut *self.state);
-        let outcome = sale.run(command, &situation, &mut state.log, &mut state.facts)?;
+        let mut outcome = sale.run(command, &situation, &mut state.log, &mut state.facts)?;
+        if let Outcome::Empty { sku } = &outcome
+            && state.bus.meet_shortage(self.ctx, self.key_name.bytes(), sale, sku, wanted(command, sku), now_ms)
+        {
+            outcome = Outcome::SoldOut { sku: sku.clone() };
+        }
         if waiting == Waiting::Possible && matches!(outcome, Outcome::AllHeld { .. } | Outcome::Empty { .. }) {
             return Ok(Answered::NotYet);
         }
@@ -206,6 +224,17 @@ impl<'c> Call<'c, '_> {
 pub(crate) fn report_bug(ctx: Ctx<'_>) {
     totals::count_bug();
     ctx.warn("flashsale: a bug stopped a command; please report it with the lines above");
+}
+
+/// Units of a SKU that a request was short of: with UPTO one would have done.
+fn wanted(command: &Command<'_>, sku: &[u8]) -> u64 {
+    let items = match command {
+        Command::Reserve(reserve) if reserve.up_to => return 1,
+        Command::Reserve(reserve) => &reserve.items,
+        Command::Order(order) => &order.items,
+        _ => return 1,
+    };
+    items.iter().filter(|item| item.sku == sku).map(|item| u64::from(item.qty)).sum()
 }
 
 fn wants_id(command: &Command<'_>) -> bool {

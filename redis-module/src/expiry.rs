@@ -22,6 +22,10 @@ const HURRIED_TICK_MS: i64 = 1;
 pub(crate) struct Schedule {
     due: BTreeSet<(u64, c_int, Vec<u8>)>,
     ended: u64,
+    /// Whether a cluster bus wants to know of shards; if so, the keys of those that were made or loaded or have
+    /// moved since it last looked.
+    pub has_bus: bool,
+    pub found_shards: BTreeSet<Vec<u8>>,
 }
 
 /// Keys whose time has come.

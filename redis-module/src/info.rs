@@ -33,6 +33,17 @@ unsafe extern "C" fn tell(info: *mut raw::RedisModuleInfoCtx, for_crash_report: 
                 number(info, c"due_keys", backlog.keys as u64);
                 number(info, c"expiry_lag_ms", backlog.lag_ms);
                 number(info, c"expired_by_timer", state.schedule.ended());
+                let counts = state.bus.counts();
+                number(info, c"bus_shards", state.bus.shards() as u64);
+                number(info, c"bus_messages_sent", counts.messages_sent);
+                number(info, c"bus_bytes_sent", counts.bytes_sent);
+                number(info, c"bus_messages_received", counts.messages_received);
+                number(info, c"bus_bytes_received", counts.bytes_received);
+                number(info, c"bus_messages_dropped", counts.dropped);
+                number(info, c"bus_requests", counts.asked);
+                number(info, c"bus_units_granted", counts.granted);
+                number(info, c"bus_units_accepted", counts.accepted);
+                number(info, c"bus_grants_unacknowledged", state.bus.pending() as u64);
                 text(info, c"incarnation", &state.ids.incarnation());
             });
         }

@@ -7,12 +7,15 @@
 //! - [`execute`] takes a command through the sale: treat what is due, decide, apply, replicate, tell, answer;
 //! - [`data_type`] is the native type: persistence, digest, memory; [`rate_type`] that of rate limits;
 //! - [`blocking`] lets clients wait for units that others hold;
+//! - [`cluster_bus`] moves the units of sharded sales between the nodes of a cluster;
 //! - [`order_stream`], [`news`], [`expiry`] are what happens beside a reply; [`search`] finds renamed sales again;
 //! - [`info`], [`config`], [`defrag`] are what an operator's server asks for;
-//! - [`server`] is the server's API, and with [`allocator`] the place of nearly all `unsafe`.
+//! - [`server`] is the server's API, and with [`cluster`] and [`allocator`] the place of nearly all `unsafe`.
 
 mod allocator;
 mod blocking;
+mod cluster;
+mod cluster_bus;
 mod commands;
 mod config;
 mod data_type;

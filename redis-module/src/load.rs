@@ -1,7 +1,7 @@
 //! Loading the module: types, commands, events, the timer.
 
 use crate::server::{Ctx, api};
-use crate::{commands, config, data_type, expiry, info, rate_type, server, state};
+use crate::{cluster_bus, commands, config, data_type, expiry, info, rate_type, server, state};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -83,6 +83,7 @@ fn load(ctx: Ctx<'_>) -> bool {
     }
     subscribe(ctx);
     expiry::start(ctx);
+    cluster_bus::start(ctx);
     true
 }
 
@@ -112,9 +113,12 @@ unsafe extern "C" fn on_role_change(
     role: u64,
     _data: *mut c_void,
 ) {
-    if role == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
-        state::try_with(|state| state.ids.reincarnate());
-    }
+    state::try_with(|state| {
+        state.bus.forget(&mut state.schedule.found_shards);
+        if role == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
+            state.ids.reincarnate();
+        }
+    });
 }
 
 unsafe extern "C" fn on_swap_db(

@@ -91,7 +91,7 @@ fn schedule(ctx: Ctx<'_>, state: &mut State, found: &[(c_int, Vec<u8>)]) {
         let owned = OwnedString::new(name);
         let mut key = ctx.open(owned.borrowed(), Access::Write);
         if let Ok(Some(value)) = state.data_type.of(&mut key) {
-            value.forget_schedule();
+            value.forget_name();
             value.schedule(&mut state.schedule, || (*db, name.clone()));
         }
     }

@@ -373,7 +373,7 @@ pub(crate) unsafe fn copied_to(key: *mut raw::RedisModuleKeyOptCtx) -> (c_int, V
 ///
 /// # Safety
 /// `reply` is null or a part of a reply that lives for `'r`.
-unsafe fn text_of<'r>(reply: *mut raw::RedisModuleCallReply) -> Option<&'r [u8]> {
+pub(crate) unsafe fn text_of<'r>(reply: *mut raw::RedisModuleCallReply) -> Option<&'r [u8]> {
     unsafe {
         if reply.is_null() || api!(RedisModule_CallReplyType)(reply) != raw::REDISMODULE_REPLY_STRING as c_int {
             return None;

@@ -4,6 +4,7 @@
 //! touches none of it.
 
 use crate::blocking::Waiters;
+use crate::cluster_bus::Bus;
 use crate::data_type::Value;
 use crate::expiry::Schedule;
 use crate::ids::IdMaker;
@@ -24,6 +25,7 @@ pub(crate) struct State {
     pub schedule: Schedule,
     pub search: Search,
     pub waiters: Waiters,
+    pub bus: Bus,
     /// Keys the hash of ids, drawn at load.
     pub seed: [u64; 2],
     /// The latest time seen: the clock never runs backwards.
@@ -43,6 +45,7 @@ thread_local! {
         schedule: Schedule::default(),
         search: Search::default(),
         waiters: Waiters::default(),
+        bus: Bus::default(),
         seed: [0; 2],
         now_ms: 0,
         data_type: NativeType::NONE,

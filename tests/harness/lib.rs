@@ -16,13 +16,14 @@
 //! ```
 //!
 //! Where to go next: [`on_every_server!`] runs a test on each server version; [`RedisServer`] and
-//! [`Cluster`] for stores, [`Client`] and [`Reply`] for the wire, [`sale`] and [`rush`] for what is sold,
+//! [`Cluster`] for stores, [`Client`] and [`Reply`] for the wire, [`sale`], [`sharded`] and [`rush`] for what is sold,
 //! [`Proxy`], [`http`], [`tls`] and [`token`] for the edge, [`shop`] for what stands behind it.
 
 pub mod artifacts;
 mod client;
 mod clock;
 mod cluster;
+mod cluster_client;
 pub mod http;
 mod ports;
 pub mod process;
@@ -32,6 +33,7 @@ mod reply;
 pub mod rush;
 pub mod sale;
 mod server;
+pub mod sharded;
 pub mod shop;
 mod site;
 pub mod tls;
@@ -41,6 +43,7 @@ mod wait;
 pub use client::Client;
 pub use clock::Clock;
 pub use cluster::{Cluster, ClusterBuilder};
+pub use cluster_client::ClusterClient;
 pub use ports::free_port;
 pub use proxy::{Addresses, Proxy, ProxyBuilder, TOKEN_SECRET};
 pub use redis_server::{AppendFsync, RedisServer, RedisServerBuilder};

@@ -1,5 +1,6 @@
 //! Sharded stock gets to where it is wanted: any number of shards, any stock, any demand.
 
+use crate::world::cases;
 use flashsale_core::balance::{self, Need, Peer, Shelf};
 use proptest::prelude::*;
 
@@ -76,6 +77,8 @@ fn sale(each: impl Strategy<Value = u64> + Clone) -> impl Strategy<Value = Sale>
 }
 
 proptest! {
+    #![proptest_config(cases(256))]
+
     /// Buyers of single units get all there is: whoever still wants one in the end wants what nobody has.
     #[test]
     fn the_last_unit_gets_to_who_wants_it(mut sale in sale(Just(1_u64))) {

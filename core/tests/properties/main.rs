@@ -6,6 +6,7 @@
 
 mod balance;
 mod garbage;
+mod gossip;
 mod invariants;
 mod model_agrees;
 mod persistence;

@@ -1,0 +1,611 @@
+//! Hot-key sharding inside Redis: the shards of a sale find each other over the cluster bus and send units to where
+//! buyers want them (the contract's section 6). [`flashsale_core::balance`] is the policy, [`flashsale_core::gossip`]
+//! the messages; here is what happens when.
+//!
+//! Every node looks at the shards it has, `flashsale.bus-interval-ms` apart, and tells the other primaries what has
+//! changed (`News`); once a second it tells all of it, so that silence means absence. A shard that runs low asks one
+//! other shard for units:
+//!
+//! ```text
+//! receiver                              donor
+//!    | Ask qty, after = total accepted    |
+//!    |----------------------------------->|  gives only if its total still is `after`: FLASH.GRANT, replicated
+//!    |                                    |  waits until its replicas have acknowledged the grant
+//!    |              Total t               |
+//!    |<-----------------------------------|
+//!    |  FLASH.ACCEPT t: takes what is new |
+//!    |             Accepted t             |
+//!    |----------------------------------->|  tells the total no more
+//! ```
+//!
+//! - A lost message costs time: the receiver asks another donor after 50 ms, the donor tells its total again four
+//!   times a second until it hears `Accepted`, and whoever sees that all shards together have granted more than they
+//!   have accepted tells its totals anew: so a receiver that lost an acceptance in a failover gets it back. A doubled
+//!   or late message finds its work done: totals are taken once, and an `Ask` with an old `after` gets none.
+//! - GRANT and ACCEPT may come from clients and balancers at the same time; their totals are told like our own.
+//! - A shard that comes to a node (made, loaded, migrated, promoted) sends an `Inquiry`, and all tell it what they
+//!   know. Nodes are learned from the news they send, so nobody need know which node has which slot.
+//! - A node acts for a shard only if the server says that the key is here, the slot its own and the cluster well
+//!   ([`cluster::owns`]); it never writes on a replica, while loading, in a pause or a failover. A node that was
+//!   stopped for a while first listens: it may have been replaced.
+//! - Everything happens in timers. A message is kept by its callback and read in the next timer, where writes are
+//!   those of any timer. A third timer does nothing but wait for acknowledgements: `REPLCONF GETACK` has to be sent
+//!   alone, for within a MULTI replicas answer it too early.
+
+mod acks;
+mod knowledge;
+mod post;
+mod shard;
+
+use crate::config::{BUS_INTERVAL_MS, GRANT_REPLICAS};
+use crate::data_type::SaleKey;
+use crate::execute::Call;
+use crate::server::{Access, Ctx, OwnedString, must_keep_quiet};
+use crate::state::{self, State};
+use crate::{cluster, totals};
+use acks::{Acks, Pending};
+use flashsale_core::balance;
+use flashsale_core::command::{Accept, Command, Grant};
+use flashsale_core::gossip::{Letter, Word};
+use flashsale_core::{Outcome, Sale, bounds, sharding};
+use knowledge::{Book, Heard};
+use post::{Parcel, Post, To};
+use redis_module::raw;
+use shard::OwnShard;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+pub(crate) use post::Counts;
+
+/// Once in so long a node tells all it has.
+const BEAT_MS: u64 = 1_000;
+/// A total that was not answered is told again after this.
+const TELL_AGAIN_MS: u64 = 250;
+/// A node that was stopped this long may have been replaced,
+const ASLEEP_MS: u64 = 1_000;
+/// and does nothing for this long: as a restarted node of a cluster does.
+const LISTEN_MS: u64 = 2_000;
+/// Refusals have a shard looked at out of turn, but no more often than this.
+const HURRY_MS: u64 = 3;
+/// While replicas are slow to acknowledge, they are looked at every millisecond, and less often later on.
+const PATIENT_AFTER_MS: u64 = 50;
+
+/// Names of a sale and number of its shards.
+type SaleId = (Vec<u8>, u32);
+
+/// What this node does for sharded sales.
+#[derive(Default)]
+pub(crate) struct Bus {
+    /// By key.
+    shards: BTreeMap<Vec<u8>, OwnShard>,
+    books: BTreeMap<SaleId, Book>,
+    post: Post,
+    acks: Acks,
+    /// Whether the timers are set that run once.
+    soon: bool,
+    watching_acks: bool,
+    ticked_ms: u64,
+    beat_ms: u64,
+    quiet_until_ms: u64,
+}
+
+/// Starts the timer and listens to the bus, if this is a cluster.
+pub(crate) fn start(ctx: Ctx<'_>) {
+    if ctx.flags().is_cluster() {
+        state::with(|state| state.schedule.has_bus = true);
+        cluster::receive_messages(ctx, on_message);
+        ctx.start_timer(BUS_INTERVAL_MS.get().max(1), on_tick);
+    }
+}
+
+/// # Safety
+/// Called by the server alone.
+unsafe extern "C" fn on_message(
+    raw: *mut raw::RedisModuleCtx,
+    sender: *const c_char,
+    _kind: u8,
+    content: *const u8,
+    len: u32,
+) {
+    // SAFETY: the context and the message are those of this callback.
+    let (ctx, (sender, content)) = unsafe { (Ctx::from_raw(raw), cluster::received(sender, content, len)) };
+    contained(ctx, || {
+        state::try_with(|state| {
+            if BUS_INTERVAL_MS.get() > 0 && !ctx.flags().is_replica() && !state.bus.shards.is_empty() {
+                let now_ms = state.now();
+                state.bus.post.receive(sender, content, now_ms);
+                state.bus.set_soon(ctx, 0);
+            }
+        });
+    });
+}
+
+/// # Safety
+/// Called by the server alone.
+unsafe extern "C" fn on_tick(raw: *mut raw::RedisModuleCtx, _data: *mut c_void) {
+    // SAFETY: the context of a timer callback, on the main thread.
+    let ctx = unsafe { Ctx::from_raw(raw) };
+    const OFF_MS: i64 = 1_000;
+    let interval_ms = BUS_INTERVAL_MS.get();
+    if interval_ms > 0 {
+        contained(ctx, || state::with(|state| with_bus(state, |bus, state| bus.tick(ctx, state))));
+    }
+    ctx.start_timer(if interval_ms > 0 { interval_ms } else { OFF_MS }, on_tick);
+}
+
+/// # Safety
+/// As above.
+unsafe extern "C" fn on_soon(raw: *mut raw::RedisModuleCtx, _data: *mut c_void) {
+    let ctx = unsafe { Ctx::from_raw(raw) };
+    contained(ctx, || {
+        state::with(|state| {
+            state.bus.soon = false;
+            with_bus(state, |bus, state| bus.work_soon(ctx, state));
+        });
+    });
+}
+
+/// # Safety
+/// As above.
+unsafe extern "C" fn on_acks(raw: *mut raw::RedisModuleCtx, _data: *mut c_void) {
+    let ctx = unsafe { Ctx::from_raw(raw) };
+    contained(ctx, || {
+        state::with(|state| {
+            state.bus.watching_acks = false;
+            with_bus(state, |bus, state| bus.look_at_acks(ctx, state));
+        });
+    });
+}
+
+/// A bug here stops one callback; what was not told is told later.
+fn contained(ctx: Ctx<'_>, work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        totals::count_bug();
+        ctx.warn("flashsale: a bug stopped a look at the cluster bus; please report it with the lines above");
+    }
+}
+
+/// Lends the bus beside the rest of the state.
+fn with_bus(state: &mut State, work: impl FnOnce(&mut Bus, &mut State)) {
+    let mut bus = std::mem::take(&mut state.bus);
+    work(&mut bus, state);
+    state.bus = bus;
+}
+
+impl Bus {
+    /// What has gone over the bus.
+    pub fn counts(&self) -> &Counts {
+        &self.post.counts
+    }
+
+    /// Shards of this node that take part.
+    pub fn shards(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// Grants that wait for replicas.
+    pub fn pending(&self) -> usize {
+        self.acks.pending.len()
+    }
+
+    /// This node has become a primary or a replica: it knows nothing any more but its keys.
+    pub fn forget(&mut self, found: &mut BTreeSet<Vec<u8>>) {
+        found.extend(std::mem::take(&mut self.shards).into_keys());
+        let counts = std::mem::take(&mut self.post.counts);
+        let (soon, watching_acks) = (self.soon, self.watching_acks);
+        *self = Self { soon, watching_acks, ..Self::default() };
+        self.post.counts = counts;
+    }
+
+    /// A request met too few units in a shard. Tells whether there are none elsewhere; otherwise asks for some.
+    pub fn meet_shortage(
+        &mut self,
+        ctx: Ctx<'_>,
+        key: &[u8],
+        sale: &Sale,
+        sku: &[u8],
+        units: u64,
+        now_ms: u64,
+    ) -> bool {
+        let Some(shard) = self.shards.get_mut(key).filter(|_| BUS_INTERVAL_MS.get() > 0) else { return false };
+        let (index, count) = (shard.index, shard.count);
+        let book = self.books.get(&(shard.sale.clone(), count));
+        let moved = sale.moved(sku);
+        if book.is_some_and(|book| book.nothing_elsewhere(sku, index, count, moved, now_ms)) {
+            return true;
+        }
+        let own = shard.sku(sku);
+        own.meter.refused(units, now_ms);
+        own.wish = units;
+        if !own.is_asking() && shard.hurried_ms + HURRY_MS <= now_ms {
+            shard.hurried_ms = now_ms;
+            self.set_soon(ctx, 0);
+        }
+        false
+    }
+
+    fn set_soon(&mut self, ctx: Ctx<'_>, ms: i64) {
+        if !std::mem::replace(&mut self.soon, true) {
+            ctx.start_timer(ms, on_soon);
+        }
+    }
+
+    fn watch_acks(&mut self, ctx: Ctx<'_>, ms: i64) {
+        if !self.acks.pending.is_empty() && !std::mem::replace(&mut self.watching_acks, true) {
+            ctx.start_timer(ms, on_acks);
+        }
+    }
+
+    /// Whether this node may act at all now.
+    fn may_act(&mut self, ctx: Ctx<'_>, now_ms: u64) -> bool {
+        let late_by = now_ms.saturating_sub(self.ticked_ms + BUS_INTERVAL_MS.get() as u64);
+        if self.ticked_ms > 0 && late_by > ASLEEP_MS {
+            self.quiet_until_ms = now_ms + LISTEN_MS;
+        }
+        self.ticked_ms = now_ms;
+        let flags = ctx.flags();
+        let may_write = !flags.is_replica() && !flags.is_loading() && !must_keep_quiet();
+        may_write && now_ms >= self.quiet_until_ms
+    }
+
+    fn tick(&mut self, ctx: Ctx<'_>, state: &mut State) {
+        let now_ms = state.now();
+        if !self.may_act(ctx, now_ms) {
+            return;
+        }
+        self.take_found(state);
+        if self.shards.is_empty() {
+            return;
+        }
+        self.read_post(ctx, state, now_ms);
+        let beat = self.beat_ms + BEAT_MS <= now_ms;
+        if beat {
+            self.beat_ms = now_ms;
+            // Lets the acknowledgements know that there are replicas, also while nothing is granted.
+            if let Some(replication) = cluster::replication(ctx) {
+                self.acks.safe_offset(&replication, 0, now_ms);
+            }
+        }
+        let keys: Vec<Vec<u8>> = self.shards.keys().cloned().collect();
+        for key in &keys {
+            if self.look(ctx, state, key, now_ms) {
+                self.ask(key, now_ms);
+                self.tell_news(key, beat, now_ms);
+                self.tell_totals(key, beat, now_ms);
+                self.wake_waiters(ctx, state, key, now_ms);
+            }
+        }
+        self.send(ctx, now_ms);
+    }
+
+    fn work_soon(&mut self, ctx: Ctx<'_>, state: &mut State) {
+        let now_ms = state.now();
+        if !self.may_act(ctx, now_ms) {
+            return;
+        }
+        self.take_found(state);
+        self.read_post(ctx, state, now_ms);
+        let wants = |shard: &OwnShard| shard.skus.values().any(|sku| sku.wish > 0 && !sku.is_asking());
+        let keys: Vec<Vec<u8>> =
+            self.shards.iter().filter(|(_, shard)| wants(shard)).map(|(key, _)| key.clone()).collect();
+        for key in &keys {
+            if self.look(ctx, state, key, now_ms) {
+                self.ask(key, now_ms);
+            }
+        }
+        self.send(ctx, now_ms);
+    }
+
+    /// Takes shards in that were made, loaded or moved here.
+    fn take_found(&mut self, state: &mut State) {
+        for key in std::mem::take(&mut state.schedule.found_shards) {
+            self.shards.remove(&key);
+            self.shards.insert(key, OwnShard::new(Vec::new(), 0, 0, std::sync::Weak::new()));
+        }
+    }
+
+    /// Looks at a shard. `false` if it is not here, or not this node's.
+    fn look(&mut self, ctx: Ctx<'_>, state: &mut State, key: &[u8], now_ms: u64) -> bool {
+        let name = OwnedString::new(key);
+        let mut open = ctx.open(name.borrowed(), Access::Write);
+        let Ok(Some(value)) = SaleKey::of(&mut open, state.data_type) else { return self.lose(key) };
+        let life = value.life();
+        let Ok(sale) = value.sale() else { return false };
+        let parts = sale.shard();
+        if !self.shards.get(key).is_some_and(|shard| shard.life.ptr_eq(&life)) {
+            let Some(sale_name) = sharding::sale_of_shard(key, parts.index, parts.count) else { return self.lose(key) };
+            if !cluster::owns(ctx, name.borrowed()) {
+                return false;
+            }
+            let shard = OwnShard::new(sale_name.to_vec(), parts.index, parts.count, life);
+            self.shards.insert(key.to_vec(), shard);
+            self.books.entry((sale_name.to_vec(), parts.count)).or_default();
+            let inquiry = Letter { sale: sale_name, shards: parts.count, word: Word::Inquiry { shard: parts.index } };
+            self.post.write(To::All, &inquiry, now_ms);
+        }
+        let Some(shard) = self.shards.get_mut(key) else { return false };
+        let new = shard.look(sale, now_ms);
+        let pending = |(sku, receiver, total)| Pending { key: key.to_vec(), sku, receiver, total, offset: None };
+        self.acks.pending.extend(new.into_iter().map(pending));
+        self.watch_acks(ctx, 0);
+        cluster::owns(ctx, name.borrowed())
+    }
+
+    /// The key is no shard, or gone.
+    fn lose(&mut self, key: &[u8]) -> bool {
+        if let Some(shard) = self.shards.remove(key) {
+            let same_sale = |other: &OwnShard| other.sale == shard.sale && other.count == shard.count;
+            if !self.shards.values().any(same_sale) {
+                self.books.remove(&(shard.sale, shard.count));
+            }
+        }
+        false
+    }
+
+    /// Asks for units that a shard lacks.
+    fn ask(&mut self, key: &[u8], now_ms: u64) {
+        let Some(shard) = self.shards.get_mut(key) else { return };
+        let Some(book) = self.books.get(&(shard.sale.clone(), shard.count)) else { return };
+        let index = shard.index;
+        for (name, sku) in &mut shard.skus {
+            let own = sku.shelf(index, now_ms);
+            if own.need.is_none() {
+                sku.wish = 0;
+            }
+            if own.need.is_none() || shard.is_over || own.available >= own.need.low_water() || !sku.may_ask(now_ms) {
+                continue;
+            }
+            let Some(ask) = balance::ask(&own, &book.peers(name, index, now_ms), sku.attempt) else { continue };
+            sku.asks(ask.donor, now_ms);
+            let after = sku.accepted_from.get(&ask.donor).copied().unwrap_or(0);
+            let word = Word::Ask { donor: ask.donor, sku: name, asker: own, qty: ask.qty, after };
+            let letter = Letter { sale: &shard.sale, shards: shard.count, word };
+            self.post.write(To::of(book.place(ask.donor)), &letter, now_ms);
+            self.post.counts.asked += 1;
+        }
+    }
+
+    /// Tells the other shards what has changed, or all of it.
+    fn tell_news(&mut self, key: &[u8], all: bool, now_ms: u64) {
+        let Some(shard) = self.shards.get_mut(key) else { return };
+        if all && let Some(book) = self.books.get(&(shard.sale.clone(), shard.count)) {
+            // That it has none of a SKU that others have is news as well.
+            for sku in book.skus() {
+                shard.sku(sku);
+            }
+        }
+        for (name, sku) in &mut shard.skus {
+            if sku.has_news(now_ms) || all && !shard.is_over {
+                let (counters, need) = sku.tell(now_ms);
+                let word = Word::News { shard: shard.index, sku: name, counters, need };
+                self.post.write(To::All, &Letter { sale: &shard.sale, shards: shard.count, word }, now_ms);
+            }
+        }
+    }
+
+    /// Tells totals again that were not answered; all of them, if some unit is still on its way.
+    fn tell_totals(&mut self, key: &[u8], beat: bool, now_ms: u64) {
+        let Some(shard) = self.shards.get_mut(key) else { return };
+        let Some(book) = self.books.get(&(shard.sale.clone(), shard.count)) else { return };
+        let (index, count) = (shard.index, shard.count);
+        for (name, sku) in shard.skus.iter_mut().filter(|(_, sku)| !sku.grants.is_empty()) {
+            let moved = (sku.counters.granted, sku.counters.accepted);
+            let all = beat && !book.nothing_in_transit(name, index, count, moved, now_ms);
+            for (&receiver, granted) in &mut sku.grants {
+                let unanswered = granted.safe > granted.settled && granted.told_ms + TELL_AGAIN_MS <= now_ms;
+                if granted.safe > 0 && (all || unanswered) {
+                    granted.told_ms = now_ms;
+                    let word = Word::Total { donor: index, receiver, sku: name, total: granted.safe };
+                    let letter = Letter { sale: &shard.sale, shards: count, word };
+                    self.post.write(To::of(book.place(receiver)), &letter, now_ms);
+                }
+            }
+        }
+    }
+
+    /// Clients that wait for units keep their wish alive; when no unit is left anywhere they are told.
+    fn wake_waiters(&mut self, ctx: Ctx<'_>, state: &State, key: &[u8], now_ms: u64) {
+        let Some(shard) = self.shards.get_mut(key) else { return };
+        if !state.waiters.any(ctx.selected_db(), key) {
+            return;
+        }
+        let Some(book) = self.books.get(&(shard.sale.clone(), shard.count)) else { return };
+        let (index, count) = (shard.index, shard.count);
+        let mut in_vain = false;
+        for (name, sku) in shard.skus.iter_mut().filter(|(_, sku)| sku.wish > 0) {
+            sku.meter.wanted(sku.wish, now_ms);
+            let moved = (sku.counters.granted, sku.counters.accepted);
+            in_vain |= book.nothing_elsewhere(name, index, count, moved, now_ms);
+        }
+        if in_vain {
+            ctx.signal_ready(OwnedString::new(key).borrowed());
+        }
+    }
+
+    fn send(&mut self, ctx: Ctx<'_>, now_ms: u64) {
+        if self.post.send(ctx, now_ms) {
+            self.set_soon(ctx, 0);
+        }
+    }
+
+    /// Acts on what has arrived.
+    fn read_post(&mut self, ctx: Ctx<'_>, state: &mut State, now_ms: u64) {
+        for parcel in self.post.arrived(now_ms) {
+            let Ok((sent_ms, letters)) = flashsale_core::gossip::read(&parcel.content) else {
+                self.post.counts.dropped += 1;
+                continue;
+            };
+            for letter in letters {
+                self.act(ctx, state, &parcel, sent_ms, &letter, now_ms);
+            }
+        }
+    }
+
+    fn act(
+        &mut self,
+        ctx: Ctx<'_>,
+        state: &mut State,
+        parcel: &Parcel,
+        sent_ms: u64,
+        letter: &Letter<'_>,
+        now_ms: u64,
+    ) {
+        let id = (letter.sale.to_vec(), letter.shards);
+        let Some(book) = self.books.get_mut(&id) else { return };
+        match letter.word {
+            Word::News { shard, sku, counters, need } => {
+                book.hear(shard, sku, Heard { counters, need, at_ms: now_ms, sent_ms, sender: parcel.sender });
+            }
+            Word::Inquiry { shard: asking } => {
+                for own in self.shards.values_mut().filter(|own| own.sale == id.0 && own.count == id.1) {
+                    for sku in own.skus.values_mut() {
+                        sku.told = None;
+                        sku.grants.entry(asking).and_modify(|granted| granted.settled = 0);
+                    }
+                }
+            }
+            Word::Ask { donor, sku, asker, qty, after } => {
+                let key = sharding::shard_key(letter.sale, donor, letter.shards);
+                if self.shards.contains_key(&key) && self.look(ctx, state, &key, now_ms) {
+                    self.give(ctx, state, &key, parcel, (sku, asker, qty, after), now_ms);
+                }
+            }
+            Word::Total { donor, receiver, sku, total } => {
+                let key = sharding::shard_key(letter.sale, receiver, letter.shards);
+                if self.shards.contains_key(&key) && self.look(ctx, state, &key, now_ms) {
+                    let accept = Accept { sku, from: donor, total };
+                    let outcome = carry_out(ctx, state, &key, &Command::Accept(accept));
+                    if let Some(Outcome::Accepted { taken, .. }) = outcome {
+                        self.post.counts.accepted += taken;
+                        self.has_accepted(ctx, state, &key, (donor, sku, total, taken), parcel, now_ms);
+                    }
+                }
+            }
+            Word::Nothing { donor, receiver, sku } => {
+                let key = sharding::shard_key(letter.sale, receiver, letter.shards);
+                if let Some(own) = self.shards.get_mut(&key).and_then(|shard| shard.skus.get_mut(sku))
+                    && own.refused_by(donor)
+                {
+                    self.ask(&key, now_ms);
+                }
+            }
+            Word::Accepted { donor, receiver, sku, total } => {
+                let key = sharding::shard_key(letter.sale, donor, letter.shards);
+                let own = self.shards.get_mut(&key).and_then(|shard| shard.skus.get_mut(sku));
+                if let Some(granted) = own.and_then(|own| own.grants.get_mut(&receiver)) {
+                    granted.settled = granted.settled.max(total);
+                }
+            }
+        }
+    }
+
+    fn has_accepted(
+        &mut self,
+        ctx: Ctx<'_>,
+        state: &mut State,
+        key: &[u8],
+        (donor, sku, total, taken): (u32, &[u8], u64, u64),
+        parcel: &Parcel,
+        now_ms: u64,
+    ) {
+        if taken > 0 {
+            self.look(ctx, state, key, now_ms);
+        }
+        let Some(shard) = self.shards.get_mut(key) else { return };
+        let own = shard.sku(sku);
+        if taken > 0 {
+            own.arrived();
+        }
+        let word = Word::Accepted { donor, receiver: shard.index, sku, total };
+        self.post.write(To::Node(parcel.sender), &Letter { sale: &shard.sale, shards: shard.count, word }, now_ms);
+    }
+
+    /// Another shard asks one of ours for units.
+    fn give(
+        &mut self,
+        ctx: Ctx<'_>,
+        state: &mut State,
+        key: &[u8],
+        parcel: &Parcel,
+        (sku, asker, qty, after): (&[u8], balance::Shelf, u64, u64),
+        now_ms: u64,
+    ) {
+        let Some(shard) = self.shards.get_mut(key) else { return };
+        let (index, own) = (shard.index, shard.sku(sku));
+        let granted = own.grants.get(&asker.shard).copied().unwrap_or_default();
+        if granted.noted > after {
+            // Units are on their way already. They are told once they are safe; here again, if they are.
+            if granted.safe > after {
+                let word = Word::Total { donor: index, receiver: asker.shard, sku, total: granted.safe };
+                let letter = Letter { sale: &shard.sale, shards: shard.count, word };
+                self.post.write(To::Node(parcel.sender), &letter, now_ms);
+            }
+            return;
+        }
+        let units = balance::give(&own.shelf(index, now_ms), &asker, qty).min(bounds::MAX_QUANTITY.into());
+        let grant = Grant { sku, qty: units as u32, to: asker.shard, after: Some(after) };
+        let outcome = if units > 0 { carry_out(ctx, state, key, &Command::Grant(grant)) } else { None };
+        match outcome {
+            Some(Outcome::Granted { total, .. }) if total > after => {
+                self.post.counts.granted += total - after;
+                self.look(ctx, state, key, now_ms);
+            }
+            _ => {
+                let Some(shard) = self.shards.get_mut(key) else { return };
+                let (counters, need) = shard.sku(sku).tell(now_ms);
+                let sale = Letter { sale: &shard.sale, shards: shard.count, word: Word::Inquiry { shard: index } };
+                let news = Word::News { shard: index, sku, counters, need };
+                let nothing = Word::Nothing { donor: index, receiver: asker.shard, sku };
+                for word in [news, nothing] {
+                    self.post.write(To::Node(parcel.sender), &Letter { word, ..sale }, now_ms);
+                }
+            }
+        }
+    }
+
+    /// Tells receivers of grants that the replicas have by now.
+    fn look_at_acks(&mut self, ctx: Ctx<'_>, state: &mut State) {
+        let now_ms = state.now();
+        let may_act = self.may_act(ctx, now_ms);
+        let demanded = GRANT_REPLICAS.get() as usize;
+        let Some(replication) = cluster::replication(ctx).filter(|_| may_act) else {
+            return self.watch_acks(ctx, PATIENT_AFTER_MS as i64);
+        };
+        let safe_offset = self.acks.safe_offset(&replication, demanded, now_ms);
+        for safe in self.acks.settle(&replication, safe_offset) {
+            self.tell_safe(&safe, now_ms);
+        }
+        self.send(ctx, now_ms);
+        if self.acks.pending.is_empty() {
+            self.acks.waiting_since_ms = None;
+            return;
+        }
+        if self.acks.should_ask(&replication, now_ms) {
+            cluster::ask_for_acknowledgements(ctx);
+        }
+        let since_ms = *self.acks.waiting_since_ms.get_or_insert(now_ms);
+        self.watch_acks(ctx, if since_ms + PATIENT_AFTER_MS <= now_ms { 10 } else { 1 });
+    }
+
+    fn tell_safe(&mut self, safe: &Pending, now_ms: u64) {
+        let Some(shard) = self.shards.get_mut(&safe.key) else { return };
+        let Some(book) = self.books.get(&(shard.sale.clone(), shard.count)) else { return };
+        let (donor, receiver) = (shard.index, safe.receiver);
+        let granted = shard.sku(&safe.sku).grants.entry(receiver).or_default();
+        if safe.total > granted.safe && safe.total <= granted.noted {
+            (granted.safe, granted.told_ms) = (safe.total, now_ms);
+            let word = Word::Total { donor, receiver, sku: &safe.sku, total: safe.total };
+            let letter = Letter { sale: &shard.sale, shards: shard.count, word };
+            self.post.write(To::of(book.place(receiver)), &letter, now_ms);
+        }
+    }
+}
+
+/// Carries a command out on a shard of this node, with nobody to answer.
+fn carry_out<'c>(ctx: Ctx<'c>, state: &mut State, key: &[u8], command: &Command<'c>) -> Option<Outcome<'c>> {
+    let name = OwnedString::new(key);
+    // SAFETY: the name outlives the call, in which alone it is used.
+    let key_name = unsafe { crate::server::ServerString::from_raw(name.borrowed().raw()) };
+    Call { ctx, key_name, words: &[], state, stream: None }.carry_out(command).ok()
+}
