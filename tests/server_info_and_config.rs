@@ -69,8 +69,13 @@ fn info_shows_what_is_due(server: Server) {
     assert!(field("flashsale_expired_by_timer") > 0);
 }
 
-const SETTINGS: [(&str, &str); 3] =
-    [("sweep-interval-ms", "25"), ("sweep-holds-per-tick", "1024"), ("sweep-keys-per-tick", "128")];
+const SETTINGS: [(&str, &str); 5] = [
+    ("sweep-interval-ms", "25"),
+    ("sweep-holds-per-tick", "1024"),
+    ("sweep-keys-per-tick", "128"),
+    ("bus-interval-ms", "100"),
+    ("grant-replicas", "0"),
+];
 
 fn settings_are_read_changed_and_kept(server: Server) {
     let redis = RedisServer::builder(server).module().start();

@@ -1,12 +1,17 @@
 //! Stock moves to buyers over the cluster bus: every unit is sold exactly once, wherever it lies and wherever buyers
 //! live, and nobody is told "sold out" while units lie elsewhere.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use flashsale_tests::sharded::ShardedSale;
-use flashsale_tests::{Cluster, ClusterClient, Server, on_every_server, wait_until};
+use flashsale_tests::sharded::{Buyer, ShardedSale, Sold};
+use flashsale_tests::{Cluster, ClusterClient, RedisServer, Server, artifacts, on_every_server, wait_until};
 
-on_every_server!(all_buyers_live_in_one_shard, who_waits_gets_units_from_elsewhere_or_the_truth);
+on_every_server!(
+    all_buyers_live_in_one_shard,
+    who_waits_gets_units_from_elsewhere_or_the_truth,
+    a_slot_moves_in_mid_sale,
+);
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const SHARDS: usize = 12;
@@ -16,7 +21,7 @@ fn all_buyers_live_in_one_shard(server: Server) {
     let sale = ShardedSale::create(&cluster, "sale", &[100; SHARDS]);
     let mut node = cluster.nodes().next().expect("a node").client();
     let buyers = sale.buyers_in(&mut node, 7, 100 * SHARDS + 50);
-    let sold = sale.sell(&cluster, &buyers, 8, 10_000);
+    let sold = sale.sell(&cluster.ports(), &buyers, 8, 10_000);
     assert_eq!(sold.confirmed.len(), 100 * SHARDS, "{:?}", sold.refused);
     assert_eq!(sold.refused.get("SOLDOUT"), Some(&50), "{:?}", sold.refused);
     let sums = sale.assert_whole(&cluster);
@@ -57,4 +62,228 @@ fn who_waits_gets_units_from_elsewhere_or_the_truth(server: Server) {
     let buyer = &sale.buyers_in(&mut node, 2, 1)[0].0;
     let line = format!("FLASH.ORDER {} again {buyer} ITEMS shirt 1", sale.keys[2]);
     wait_until("the unit comes", PATIENCE, || client.line(&line).status() == "CONFIRMED");
+}
+
+/// Sells to the buyers, and meanwhile does things to the cluster: `meddle` is told how many orders there were.
+fn sell_while(
+    cluster: &mut Cluster,
+    sale: &ShardedSale,
+    buyers: &[Buyer],
+    block_ms: u64,
+    meddle: impl FnOnce(&mut Cluster, &dyn Fn(usize)),
+) -> Sold {
+    let ports = cluster.ports();
+    let (done, sold) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let selling = scope.spawn(|| {
+            let sold = sale.sell_counted(&ports, buyers, 8, block_ms, &sold);
+            done.store(true, Ordering::Relaxed);
+            sold
+        });
+        meddle(cluster, &|count| {
+            wait_until("enough is sold", Duration::from_secs(90), || {
+                sold.load(Ordering::Relaxed) >= count || done.load(Ordering::Relaxed)
+            });
+        });
+        selling.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn a_slot_moves_in_mid_sale(server: Server) {
+    let mut cluster = Cluster::with_module(server).start();
+    let sale = ShardedSale::create(&cluster, "sale", &[60; SHARDS]);
+    let mut node = cluster.nodes().next().expect("a node").client();
+    let buyers = sale.buyers_in(&mut node, 7, 60 * SHARDS + 10);
+    let sold = sell_while(&mut cluster, &sale, &buyers, 10_000, |cluster, wait_for| {
+        let mut client = ClusterClient::new(cluster);
+        let others: Vec<u16> = cluster.primaries().iter().map(RedisServer::port).collect();
+        // A donor moves, the shard where all buyers are moves, and moves back.
+        for (share, shard) in [(6, 0), (3, 7), (2, 7)] {
+            wait_for(60 * SHARDS / share / 2);
+            let from = client.owner(&sale.keys[shard]);
+            let to = others[(others.iter().position(|&port| port == from).expect("a primary") + 1) % others.len()];
+            cluster.move_slot(&sale.keys[shard], from, to);
+        }
+    });
+    assert_eq!(sold.confirmed.len(), 60 * SHARDS, "{:?}", sold.refused);
+    assert_eq!(sold.refused.get("SOLDOUT"), Some(&10), "{:?}", sold.refused);
+    sale.assert_whole(&cluster);
+    assert_eq!(sale.orders(&mut ClusterClient::new(&cluster)), sold.confirmed);
+}
+
+/// The module that loses, doubles and delays messages.
+fn faulty(lose_percent: u32, double_percent: u32, delay_ms: u32) -> Cluster {
+    let module = artifacts::faulty_module();
+    let node = RedisServer::builder(Server::Redis70)
+        .set("loadmodule", module.to_str().expect("a path in UTF-8"))
+        .set("flashsale.bus-lose-percent", &lose_percent.to_string())
+        .set("flashsale.bus-double-percent", &double_percent.to_string())
+        .set("flashsale.bus-delay-ms", &delay_ms.to_string());
+    Cluster::with_nodes(node).start()
+}
+
+fn every_unit_is_sold_over_a_bad_bus(lose_percent: u32, double_percent: u32, delay_ms: u32) {
+    let cluster = faulty(lose_percent, double_percent, delay_ms);
+    let sale = ShardedSale::create(&cluster, "sale", &[40; SHARDS]);
+    let mut node = cluster.nodes().next().expect("a node").client();
+    let buyers = sale.buyers_in(&mut node, 3, 40 * SHARDS);
+    let sold = sale.sell(&cluster.ports(), &buyers, 8, 20_000);
+    assert_eq!(sold.confirmed.len(), 40 * SHARDS, "{:?}", sold.refused);
+    sale.assert_whole(&cluster);
+    assert_eq!(sale.orders(&mut ClusterClient::new(&cluster)), sold.confirmed);
+}
+
+#[test]
+fn lost_messages_cost_time_and_nothing_else() {
+    every_unit_is_sold_over_a_bad_bus(30, 0, 0);
+}
+
+#[test]
+fn doubled_and_late_messages_do_no_harm() {
+    every_unit_is_sold_over_a_bad_bus(10, 50, 60);
+}
+
+#[test]
+fn buyers_live_everywhere_and_a_balancer_moves_units_too() {
+    let cluster = Cluster::with_module(Server::Redis70).start();
+    let sale = ShardedSale::create(&cluster, "sale", &[100; SHARDS]);
+    let mut node = cluster.nodes().next().expect("a node").client();
+    let buyers = sale.buyers(&mut node, 100 * SHARDS + 100);
+    let done = AtomicBool::new(false);
+    let ports = cluster.ports();
+    let sold = std::thread::scope(|scope| {
+        let mover = scope.spawn(|| move_units(&sale, &ports, &done));
+        let sold = sale.sell(&ports, &buyers, 6, 0);
+        done.store(true, Ordering::Relaxed);
+        assert!(mover.join().expect("the balancer works") > 0, "units were moved from outside");
+        sold
+    });
+    assert_eq!(sold.confirmed.len(), 100 * SHARDS, "{:?}", sold.refused);
+    sale.assert_whole(&cluster);
+    assert_eq!(sale.orders(&mut ClusterClient::new(&cluster)), sold.confirmed);
+}
+
+/// A balancer with no plan: any shard sends a few units to any other one. Tells how many it moved.
+fn move_units(sale: &ShardedSale, ports: &[u16], done: &AtomicBool) -> i64 {
+    let mut client = ClusterClient::of_ports(ports);
+    let mut moved = 0;
+    for number in 0_usize.. {
+        if done.load(Ordering::Relaxed) {
+            break;
+        }
+        let (from, to) = (number * 5 % sale.keys.len(), (number * 7 + 1) % sale.keys.len());
+        if from != to {
+            let granted = client.line(&format!("FLASH.GRANT {} shirt 3 TO {to}", sale.keys[from]));
+            assert_eq!(granted.status(), "GRANTED", "{granted}");
+            let total = granted.at(1).integer();
+            let accepted = client.line(&format!("FLASH.ACCEPT {} shirt FROM {from} TOTAL {total}", sale.keys[to]));
+            assert_eq!(accepted.status(), "ACCEPTED", "{accepted}");
+            moved += accepted.at(1).integer();
+        }
+    }
+    moved
+}
+
+#[test]
+fn a_grant_is_told_only_when_replicas_have_it() {
+    let mut cluster = Cluster::with_module(Server::Redis70).start();
+    // Shard 0 and shard 1 lie on different nodes.
+    let sale = ShardedSale::create(&cluster, "sale", &[0, 50]);
+    let mut node = cluster.nodes().next().expect("a node").client();
+    let buyer = sale.buyers_in(&mut node, 0, 1)[0].0.clone();
+    let mut client = ClusterClient::new(&cluster);
+    let donor_port = client.owner(&sale.keys[1]);
+    assert_ne!(donor_port, client.owner(&sale.keys[0]));
+    let donor = cluster.ports().iter().position(|&port| port == donor_port).expect("a node");
+    cluster.replicas()[donor].signal(libc::SIGSTOP);
+    let reserve = format!("FLASH.RESERVE {} h1 {buyer} BLOCK 1500 ITEMS shirt 1", sale.keys[0]);
+    assert_eq!(client.line(&reserve).status(), "EMPTY");
+    let sums = sale.sums(&mut client);
+    assert!(sums.granted > 0 && sums.accepted == 0, "{sums:?}");
+    let pending = |cluster: &mut Cluster| {
+        let pending = cluster.node(donor_port).info("flashsale_bus_grants_unacknowledged").expect("a field of INFO");
+        pending.parse::<usize>().expect("a number")
+    };
+    assert!(pending(&mut cluster) > 0);
+    cluster.replicas()[donor].signal(libc::SIGCONT);
+    assert_eq!(client.line(&reserve.replace("1500", "20000")).status(), "RESERVED");
+    wait_until("nothing is pending", PATIENCE, || pending(&mut cluster) == 0);
+    sale.assert_whole(&cluster);
+}
+
+/// Kills the primary of a shard, waits for its replica to take over, and brings the dead one back as a replica.
+fn fail_over(cluster: &mut Cluster, key: &str) {
+    let mut client = ClusterClient::new(cluster);
+    let port = client.owner(key);
+    cluster.node(port).kill_9();
+    let started = Instant::now();
+    let mut client = ClusterClient::new(cluster);
+    let successor = client.owner(key);
+    assert_ne!(successor, port, "after {:?}", started.elapsed());
+    cluster.node(port).restart();
+    wait_until("the dead one has come back as a replica", PATIENCE, || {
+        cluster.node(port).info("master_link_status").as_deref() == Some("up")
+    });
+}
+
+fn primaries_die_in_mid_transfer(rounds: usize) {
+    const UNITS: i64 = 150;
+    let mut cluster = Cluster::with_module(Server::Redis70).start();
+    let mut sale = ShardedSale::create(&cluster, "sale", &[UNITS; SHARDS]);
+    sale.wants_replicas = true;
+    let mut node = cluster.nodes().next().expect("a node").client();
+    let stock = UNITS as usize * SHARDS;
+    let buyers = sale.buyers_in(&mut node, 7, stock + 20);
+    let sold = sell_while(&mut cluster, &sale, &buyers, 5_000, |cluster, wait_for| {
+        for round in 0..rounds {
+            wait_for(stock * (round + 1) / (rounds + 2));
+            // A donor dies, then the shard where all units go, and so on.
+            fail_over(cluster, &sale.keys[if round % 2 == 0 { 2 } else { 7 }]);
+        }
+    });
+    let sums = sale.assert_whole(&cluster);
+    let orders = sale.orders(&mut ClusterClient::new(&cluster));
+    let lost: Vec<&String> = sold.safe.iter().filter(|hold| !orders.contains_key(*hold)).collect();
+    assert!(lost.is_empty(), "orders that a replica had are gone: {lost:?}");
+    // Orders that no replica had may have died with their primary: their units are for sale again.
+    assert!(sums.sold + sums.available + sums.held == stock as i64 && sums.sold > stock as i64 * 9 / 10, "{sums:?}");
+}
+
+#[test]
+fn a_donor_and_a_receiver_die_in_mid_transfer() {
+    primaries_die_in_mid_transfer(2);
+}
+
+#[test]
+#[ignore = "takes minutes: run by make nightly"]
+fn primaries_die_again_and_again() {
+    primaries_die_in_mid_transfer(8);
+}
+
+fn a_node_is_stopped_for_ten_seconds(shard: usize) {
+    let mut cluster = Cluster::with_module(Server::Redis70).start();
+    let sale = ShardedSale::create(&cluster, "sale", &[60; SHARDS]);
+    let mut node = cluster.nodes().next().expect("a node").client();
+    let buyers = sale.buyers_in(&mut node, 7, 60 * SHARDS);
+    sell_while(&mut cluster, &sale, &buyers, 5_000, |cluster, wait_for| {
+        wait_for(60 * SHARDS / 4);
+        let port = ClusterClient::new(cluster).owner(&sale.keys[shard]);
+        cluster.node(port).signal(libc::SIGSTOP);
+        std::thread::sleep(Duration::from_secs(10));
+        cluster.node(port).signal(libc::SIGCONT);
+    });
+    // Its replica has taken over meanwhile, and it has become the replica.
+    sale.assert_whole(&cluster);
+}
+
+#[test]
+#[ignore = "takes half a minute: run by make nightly"]
+fn a_donor_is_stopped_for_ten_seconds() {
+    a_node_is_stopped_for_ten_seconds(2);
+}
+
+#[test]
+#[ignore = "takes half a minute: run by make nightly"]
+fn the_receiver_is_stopped_for_ten_seconds() {
+    a_node_is_stopped_for_ten_seconds(7);
 }

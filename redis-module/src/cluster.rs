@@ -108,19 +108,28 @@ fn is_other_primary(ctx: Ctx<'_>, id: &NodeId) -> bool {
         && !has(raw::REDISMODULE_NODE_FAIL)
 }
 
-/// Whether the key is here, its slot is this node's, and the cluster is well: opening a key asks for none of this,
-/// a command that a module calls is refused as a client's would be.
+/// Whether the key is here, its slot is this node's, and the cluster is well.
 pub(crate) fn owns(ctx: Ctx<'_>, key: ServerString<'_>) -> bool {
+    exists(ctx, key) == Some(1)
+}
+
+/// Whether the key, if it exists, is on another node: its slot is another one's, or on its way to or from here.
+pub(crate) fn is_elsewhere(ctx: Ctx<'_>, key: ServerString<'_>) -> bool {
+    exists(ctx, key).is_none()
+}
+
+/// Opening a key asks for no slot; a command that a module calls is refused as a client's would be: then `None`.
+fn exists(ctx: Ctx<'_>, key: ServerString<'_>) -> Option<i64> {
     // SAFETY: the format names a string of the server; the reply is freed.
     unsafe {
         let reply = api!(RedisModule_Call)(ctx.raw(), c"EXISTS".as_ptr(), c"s".as_ptr(), key.raw());
         if reply.is_null() {
-            return false;
+            return None;
         }
         let is_number = api!(RedisModule_CallReplyType)(reply) == raw::REDISMODULE_REPLY_INTEGER as c_int;
-        let owns = is_number && api!(RedisModule_CallReplyInteger)(reply) == 1;
+        let count = is_number.then(|| api!(RedisModule_CallReplyInteger)(reply));
         api!(RedisModule_FreeCallReply)(reply);
-        owns
+        count
     }
 }
 

@@ -16,6 +16,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 pub(crate) enum Fault {
     WrongType,
     StreamWrongType,
+    /// The slot is being moved, and the order stream is on another node than the sale.
+    StreamAway,
     NoSale,
     Exists,
     /// A rewritten append-only file is being loaded into the key and is not complete.
@@ -186,7 +188,11 @@ impl<'c> Call<'c, '_> {
         };
         if must_open {
             if self.stream.is_none() {
-                self.stream = Some(OrderStream::open(self.ctx, self.key_name).ok_or(Fault::StreamWrongType)?);
+                let stream = OrderStream::open(self.ctx, self.key_name).ok_or(Fault::StreamWrongType)?;
+                if stream.is_away(sale) {
+                    return Err(Fault::StreamAway);
+                }
+                self.stream = Some(stream);
             }
             if let Some(stream) = self.stream.as_ref().filter(|_| may_be_full) {
                 value.set_stream_len(stream.len());
@@ -388,6 +394,11 @@ impl Fault {
             Self::WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value".into(),
             Self::StreamWrongType => {
                 "WRONGTYPE the key of the sale's order stream (KEY:orders, or {KEY}:orders) holds something that is no stream: move it away".into()
+            }
+            Self::StreamAway => {
+                "TRYAGAIN the sale's slot is being moved to another node, and its order stream is not where the sale \
+                 is: send the same request again"
+                    .into()
             }
             Self::NoSale => "NOSALE no sale at that key: FLASH.CREATE makes one".into(),
             Self::Exists => "EXISTS there is a sale at that key: FLASH.ALTER changes it, DEL removes it".into(),

@@ -8,7 +8,7 @@ use crate::config::{SWEEP_HOLDS_PER_TICK, SWEEP_INTERVAL_MS, SWEEP_KEYS_PER_TICK
 use crate::data_type::SaleKey;
 use crate::server::{Access, Ctx, OwnedString, must_keep_quiet};
 use crate::state::{self, State};
-use crate::{execute, search, totals};
+use crate::{cluster, execute, search, totals};
 use redis_module::raw;
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_void};
@@ -16,6 +16,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// After a tick that left due holds behind, the next one comes this soon, in ms.
 const HURRIED_TICK_MS: i64 = 1;
+/// In a cluster: a key that is not this node's to write is looked at again after this.
+const NOT_OURS_MS: u64 = 1_000;
 
 /// When to look at which key. A key that is gone or was renamed is dropped when its time comes.
 #[derive(Default)]
@@ -126,6 +128,12 @@ fn sweep(ctx: Ctx<'_>, state: &mut State, db: c_int, name: &[u8], most: usize) -
     let name = OwnedString::new(name);
     let mut key = ctx.open(name.borrowed(), Access::Write);
     let Ok(Some(value)) = SaleKey::of(&mut key, state.data_type) else { return 0 };
+    if state.schedule.has_bus && !cluster::owns(ctx, name.borrowed()) {
+        // The slot is being moved, or the cluster is not well: no node writes then of its own accord.
+        let again_ms = state.now() + NOT_OURS_MS;
+        state.schedule.add(again_ms, db, name.borrowed().bytes());
+        return 0;
+    }
     value.forget_schedule();
     execute::expire(ctx, state, name.borrowed(), value, most)
 }

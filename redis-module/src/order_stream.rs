@@ -2,9 +2,10 @@
 //!
 //! Replicas and logs write the same entries when they apply the effects, so no XADD is replicated.
 
+use crate::cluster;
 use crate::server::{Access, Ctx, Key, KeyKind, OwnedString, ServerString};
 use flashsale_core::facts::{Entry, FIELD_NAMES, FIELDS, FieldValues};
-use flashsale_core::{Effect, Facts, Sale, bounds, effect::EffectLog, sharding};
+use flashsale_core::{Effect, Events, Facts, Sale, bounds, effect::EffectLog, sharding};
 use smallvec::SmallVec;
 
 /// The stream of a sale's key, open.
@@ -20,6 +21,16 @@ impl<'c> OrderStream<'c> {
         let name = OwnedString::new(&sharding::stream_key(sale_key.bytes()));
         let key = ctx.open(name.borrowed(), Access::Write);
         matches!(key.kind(), KeyKind::Empty | KeyKind::Stream).then_some(Self { ctx, name, key })
+    }
+
+    /// Whether the stream of a sale that has had entries is not here because the slot is being moved, one key after
+    /// another: a new stream in its place would stop the move.
+    pub fn is_away(&self, sale: &Sale) -> bool {
+        sale.entries() > 0
+            && sale.settings().events != Events::None
+            && self.key.kind() == KeyKind::Empty
+            && self.ctx.flags().is_cluster()
+            && cluster::is_elsewhere(self.ctx, self.name.borrowed())
     }
 
     pub fn len(&self) -> u64 {

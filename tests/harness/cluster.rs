@@ -80,6 +80,36 @@ impl Cluster {
         self.primaries.iter().chain(&self.replicas)
     }
 
+    /// The ports of all nodes.
+    pub fn ports(&self) -> Vec<u16> {
+        self.nodes().map(RedisServer::port).collect()
+    }
+
+    /// The node with that port.
+    #[track_caller]
+    pub fn node(&mut self, port: u16) -> &mut RedisServer {
+        let mut nodes = self.primaries.iter_mut().chain(&mut self.replicas);
+        nodes.find(|node| node.port() == port).expect("a node of the cluster")
+    }
+
+    /// Moves the slot of a key, with all that is in it, to another node, as `redis-cli --cluster reshard` does.
+    #[track_caller]
+    pub fn move_slot(&mut self, key: &str, from: u16, to: u16) {
+        let (mut source, mut target) = (self.node(from).client(), self.node(to).client());
+        let slot = source.ok(&["CLUSTER", "KEYSLOT", key]).integer().to_string();
+        let (source_id, target_id) = (source.ok(&["CLUSTER", "MYID"]).text(), target.ok(&["CLUSTER", "MYID"]).text());
+        target.ok(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]);
+        source.ok(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]);
+        loop {
+            let keys = source.ok(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]);
+            let Some(key) = keys.items().first() else { break };
+            source.ok(&["MIGRATE", "127.0.0.1", &to.to_string(), &key.text(), "0", "10000"]);
+        }
+        for client in [&mut target, &mut source] {
+            client.ok(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
+        }
+    }
+
     /// A connection to the node that owns the slot of `key` by the first layout.
     #[track_caller]
     pub fn client_for(&self, key: &str) -> Client {

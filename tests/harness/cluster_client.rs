@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,12 @@ pub struct ClusterClient {
 
 impl ClusterClient {
     pub fn new(cluster: &Cluster) -> ClusterClient {
-        let ports = cluster.nodes().map(|node| node.port()).collect();
-        ClusterClient { ports, connections: BTreeMap::new(), owners: BTreeMap::new() }
+        ClusterClient::of_ports(&cluster.ports())
+    }
+
+    /// A client that knows these nodes: some may be killed while it works.
+    pub fn of_ports(ports: &[u16]) -> ClusterClient {
+        ClusterClient { ports: ports.to_vec(), connections: BTreeMap::new(), owners: BTreeMap::new() }
     }
 
     /// Sends a command whose key is its second word, wherever that key is.
@@ -52,6 +57,13 @@ impl ClusterClient {
     #[track_caller]
     pub fn line(&mut self, line: &str) -> Reply {
         self.call(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Whether a replica has what this client has written to the key, within 100 ms.
+    pub fn is_replicated(&mut self, key: &str) -> bool {
+        let Some(&port) = self.owners.get(key) else { return false };
+        let answer = self.connection(port).and_then(|connection| connection.try_call(&["WAIT", "1", "100"]));
+        matches!(answer, Ok(Reply::Integer(1..)))
     }
 
     /// The port of the node that has a key.
@@ -88,12 +100,14 @@ impl ClusterClient {
     }
 
     fn connection(&mut self, port: u16) -> io::Result<&mut Client> {
-        if !self.connections.contains_key(&port) {
-            let mut client = Client::connect(port)?;
-            // A node that is stopped does not answer: another one will have taken over by then.
-            client.set_patience(Duration::from_secs(8));
-            self.connections.insert(port, client);
+        match self.connections.entry(port) {
+            Entry::Occupied(open) => Ok(open.into_mut()),
+            Entry::Vacant(place) => {
+                let mut client = Client::connect(port)?;
+                // A node that is stopped does not answer: another one will have taken over by then.
+                client.set_patience(Duration::from_secs(8));
+                Ok(place.insert(client))
+            }
         }
-        self.connections.get_mut(&port).ok_or_else(|| io::Error::other("no connection"))
     }
 }

@@ -1,6 +1,7 @@
 //! A sale spread over the shards of a cluster: its keys, its buyers, and what all of it adds up to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::sale::confirmed_orders;
@@ -14,6 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct ShardedSale {
     pub keys: Vec<String>,
     stocked: i64,
+    /// Whether buyers ask after each order if a replica has it.
+    pub wants_replicas: bool,
 }
 
 /// What all shards come to.
@@ -33,8 +36,10 @@ pub type Buyer = (String, usize);
 /// What buyers were told.
 #[derive(Debug, Default)]
 pub struct Sold {
-    /// Order number and shard by hold.
+    /// Shard and order number by hold.
     pub confirmed: BTreeMap<String, (usize, i64)>,
+    /// Holds of them that a replica had when the buyer was told.
+    pub safe: BTreeSet<String>,
     /// How often each refusal was received.
     pub refused: BTreeMap<String, u64>,
 }
@@ -51,7 +56,7 @@ impl ShardedSale {
             let line = format!("FLASH.CREATE {key} SHARD {index} {count} ITEMS shirt {units}");
             assert_eq!(client.line(&line).text(), "OK", "{line}");
         }
-        ShardedSale { keys, stocked: stock.iter().sum() }
+        ShardedSale { keys, stocked: stock.iter().sum(), wants_replicas: false }
     }
 
     /// So many buyers, each living wherever his name puts him.
@@ -130,14 +135,27 @@ impl ShardedSale {
     /// All buyers order a unit each, over as many connections as there are threads. Who is told that the shard is
     /// empty, or that others hold the units, comes again until he has one or it is sold out.
     #[track_caller]
-    pub fn sell(&self, cluster: &Cluster, buyers: &[Buyer], threads: usize, block_ms: u64) -> Sold {
+    pub fn sell(&self, ports: &[u16], buyers: &[Buyer], threads: usize, block_ms: u64) -> Sold {
+        self.sell_counted(ports, buyers, threads, block_ms, &AtomicUsize::new(0))
+    }
+
+    /// As [`ShardedSale::sell`], counting orders while they are confirmed.
+    #[track_caller]
+    pub fn sell_counted(
+        &self,
+        ports: &[u16],
+        buyers: &[Buyer],
+        threads: usize,
+        block_ms: u64,
+        count: &AtomicUsize,
+    ) -> Sold {
         let parts: Vec<&[Buyer]> = buyers.chunks(buyers.len().div_ceil(threads).max(1)).collect();
         let sold: Vec<Sold> = std::thread::scope(|scope| {
             let threads: Vec<_> = parts
                 .into_iter()
                 .map(|part| {
-                    let mut client = ClusterClient::new(cluster);
-                    scope.spawn(move || self.sell_to(&mut client, part, block_ms))
+                    let mut client = ClusterClient::of_ports(ports);
+                    scope.spawn(move || self.sell_to(&mut client, part, block_ms, count))
                 })
                 .collect();
             let results = threads.into_iter().map(|thread| thread.join());
@@ -146,12 +164,13 @@ impl ShardedSale {
         let mut all = Sold::default();
         for part in sold {
             all.confirmed.extend(part.confirmed);
+            all.safe.extend(part.safe);
             part.refused.into_iter().for_each(|(word, count)| *all.refused.entry(word).or_default() += count);
         }
         all
     }
 
-    fn sell_to(&self, client: &mut ClusterClient, buyers: &[Buyer], block_ms: u64) -> Sold {
+    fn sell_to(&self, client: &mut ClusterClient, buyers: &[Buyer], block_ms: u64, count: &AtomicUsize) -> Sold {
         let mut sold = Sold::default();
         for (buyer, shard) in buyers {
             let (key, id) = (&self.keys[*shard], format!("hold-{buyer}"));
@@ -165,6 +184,10 @@ impl ShardedSale {
                         let confirmed = client.call(&["FLASH.CONFIRM", key, &id]);
                         // A failover may have taken the hold away: then the buyer comes again.
                         if confirmed.status() == "CONFIRMED" {
+                            count.fetch_add(1, Ordering::Relaxed);
+                            if self.wants_replicas && client.is_replicated(key) {
+                                sold.safe.insert(id.clone());
+                            }
                             sold.confirmed.insert(id, (*shard, confirmed.at(2).integer()));
                             break;
                         }
