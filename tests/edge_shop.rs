@@ -204,3 +204,25 @@ fn a_slow_shop_is_waited_for_though_the_client_says_nothing() {
     let proxy = proxy(&[&shop]).set("listen.read_timeout_ms", "300").start();
     assert_eq!(Http::new().get(&proxy.url("/report")).text(), "slow");
 }
+
+#[test]
+fn the_least_busy_server_is_asked_next() {
+    let (busy, free) = (Shop::start(), Shop::start());
+    let proxy = proxy(&[&busy.address(), &free.address()]).set("shop.balance", "\"least_connections\"").start();
+    busy.behave(Manner::Hang);
+    let url = proxy.url("/page");
+    std::thread::scope(|scope| {
+        // Of these, some hang at the busy one: one more than the other has at that moment.
+        for _ in 0..4 {
+            scope.spawn(|| Http::new().get(&url));
+        }
+        wait_until("one of them hangs", PATIENCE, || !busy.requests_to("/page").is_empty());
+        let (http, stuck) = (Http::new(), busy.requests_to("/page").len());
+        for _ in 0..20 {
+            assert_eq!(http.get(&url).status, 200);
+        }
+        assert!(busy.requests_to("/page").len() <= stuck.max(3), "the busy one was asked on and on");
+        busy.behave(Manner::Status(200));
+    });
+    assert!(free.requests_to("/page").len() >= 20);
+}

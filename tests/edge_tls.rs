@@ -189,3 +189,48 @@ fn connections_are_given_back_when_they_end() {
     }
     assert_eq!(Http::new().get(&proxy.url("/page")).status, 200);
 }
+
+/// A shop that answers by TLS with the given certificate.
+fn tls_shop(certificate: &Certificate) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let certificate = certificate.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let certificate = certificate.clone();
+            std::thread::spawn(move || {
+                let mut stream = certificate.accept(stream);
+                let mut chunk = [0; 4096];
+                while stream.read(&mut chunk).is_ok_and(|length| length > 0) {
+                    let named = stream.conn.server_name().unwrap_or_default().to_owned();
+                    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{named}", named.len());
+                    if stream.write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn the_shops_own_certificate_is_asked_for_and_checked() {
+    let certificate = Certificate::new("inner.example");
+    let shop = tls_shop(&certificate);
+    let to_shop = |name: &str| {
+        Proxy::builder()
+            .set("redis.url", "\"redis://127.0.0.1:1\"")
+            .upstream(&shop)
+            .set("shop.tls", "true")
+            .set("shop.sni", &format!("{name:?}"))
+    };
+    let with_ca = |builder: ProxyBuilder| builder.file("ca.pem", &certificate.pem).set("shop.ca_file", "\"ca.pem\"");
+    let http = Http::new();
+    let trusted = with_ca(to_shop("inner.example")).start();
+    assert_eq!(http.get(&trusted.url("/page")).text(), "inner.example");
+    let unknown = to_shop("inner.example").start();
+    assert_eq!(http.get(&unknown.url("/page")).problem(), "shop-down", "nobody vouches for it");
+    let other = with_ca(to_shop("other.example")).start();
+    assert_eq!(http.get(&other.url("/page")).problem(), "shop-down", "it is another's");
+}

@@ -81,7 +81,7 @@ impl ProxyBuilder {
                 admin: format!("127.0.0.1:{}", free_port()),
                 dir: dir.path().to_owned(),
             };
-            let mut process = self.spawn(&addresses);
+            let mut process = self.spawn(&addresses, &[]);
             if becomes_healthy(&mut process, &addresses) {
                 return Proxy { process, addresses, builder: self, _dir: dir };
             }
@@ -94,7 +94,16 @@ impl ProxyBuilder {
         panic!("five pairs of ports in turn were taken by others");
     }
 
-    fn spawn(&self, addresses: &Addresses) -> Process {
+    fn spawn(&self, addresses: &Addresses, arguments: &[&str]) -> Process {
+        let file = self.write(addresses);
+        let mut command = Command::new(artifacts::flashsale());
+        command.current_dir(&addresses.dir).arg("serve").arg("--config").arg(file).args(arguments);
+        Process::start("flashsale serve", command, &addresses.dir.join("edge.log"))
+            .unwrap_or_else(|error| panic!("flashsale serve can't be run: {error}"))
+    }
+
+    /// Writes the config and the files it names; where the config is.
+    fn write(&self, addresses: &Addresses) -> PathBuf {
         for (name, content) in &self.files {
             std::fs::write(addresses.dir.join(name), content).expect("the temporary folder can be written");
         }
@@ -104,10 +113,7 @@ impl ProxyBuilder {
         let config: String = settings.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         let file = addresses.dir.join("edge.toml");
         std::fs::write(&file, config).expect("the temporary folder can be written");
-        let mut command = Command::new(artifacts::flashsale());
-        command.current_dir(&addresses.dir).arg("serve").arg("--config").arg(file);
-        Process::start("flashsale serve", command, &addresses.dir.join("edge.log"))
-            .unwrap_or_else(|error| panic!("flashsale serve can't be run: {error}"))
+        file
     }
 }
 
@@ -156,6 +162,10 @@ impl Proxy {
         &self.addresses
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// All it has logged.
     pub fn log(&self) -> String {
         self.process.output()
@@ -177,12 +187,35 @@ impl Proxy {
     /// Starts it again on the same ports, after [`Proxy::kill_9`] or [`Proxy::stop`].
     #[track_caller]
     pub fn restart(&mut self) {
-        self.process = self.builder.spawn(&self.addresses);
+        self.process = self.builder.spawn(&self.addresses, &[]);
         assert!(
             becomes_healthy(&mut self.process, &self.addresses),
             "flashsale serve did not start again:\n{}",
             self.log()
         );
+    }
+
+    /// Writes other settings and files into its folder. It has to be told: by `SIGHUP`, say.
+    pub fn rewrite(&mut self, change: impl FnOnce(ProxyBuilder) -> ProxyBuilder) {
+        self.builder = change(self.builder.clone());
+        self.builder.write(&self.addresses);
+    }
+
+    /// Starts another process that takes the listeners over, as `listen.upgrade_socket` says. Both live for some
+    /// seconds; the old one is given back.
+    ///
+    /// # Panics
+    /// If the new one ends at once.
+    #[track_caller]
+    pub fn upgrade(&mut self, socket: &str) -> Process {
+        let mut new = self.builder.spawn(&self.addresses, &["--upgrade"]);
+        let socket = self.addresses.dir.join(socket);
+        crate::wait_until("the new process waits for the listeners", PATIENCE, || {
+            assert!(new.exited().is_none(), "it has ended:\n{}", new.output());
+            socket.exists()
+        });
+        self.process.signal(libc::SIGQUIT);
+        std::mem::replace(&mut self.process, new)
     }
 
     /// Sends a signal: `SIGHUP` reloads, `SIGSTOP` hangs it.

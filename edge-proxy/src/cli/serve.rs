@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::Context;
 
 use crate::config::{self, Config};
-use crate::server::{calm_log, lifecycle};
+use crate::server::calm_log;
+use crate::server::lifecycle::{self, Start};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -18,8 +19,12 @@ pub struct Arguments {
     print_config: bool,
 
     /// Check the config and end
-    #[arg(long, requires = "config")]
+    #[arg(long, visible_alias = "test", requires = "config")]
     check: bool,
+
+    /// Take the listeners over from the process that has them, once that gets SIGQUIT
+    #[arg(long, requires = "config")]
+    upgrade: bool,
 }
 
 /// # Errors
@@ -30,11 +35,11 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     let path = arguments.config.context("--config is missing")?;
-    let config = Config::load(&path)?;
     if arguments.check {
+        Config::load(&path)?;
         println!("{} is good", path.display());
         return Ok(());
     }
     calm_log::init();
-    lifecycle::serve(&config)
+    lifecycle::serve(&Start { config_file: path, upgrade: arguments.upgrade })
 }

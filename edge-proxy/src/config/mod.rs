@@ -15,12 +15,16 @@ use crate::funnel::tokens::TokensConfig;
 use crate::relay::config::RelayConfig;
 use crate::sale::SaleConfig;
 
+pub mod change;
 mod listen;
+mod nearest;
 mod redis;
 pub mod secret;
+mod shop;
 
-pub use self::listen::{AccessLogConfig, ListenConfig, ShopConfig, TlsConfig, millis};
+pub use self::listen::{AccessLogConfig, ListenConfig, TlsConfig, millis};
 pub use self::redis::{DurabilityConfig, RedisBackend, RedisConfig, RedisMode, SaleEntry, client_at};
+pub use self::shop::{Balance, ShopConfig};
 
 /// The documented default config.
 pub const DEFAULT: &str = concat!(include_str!("default.toml"), "\n", include_str!("../relay/default.toml"));
@@ -48,9 +52,7 @@ impl Config {
     /// # Errors
     /// The file cannot be read, is not TOML, has an unknown key, or a value makes no sense.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the config {}", path.display()))?;
-        Self::parse(&text).with_context(|| format!("config {}", path.display()))
+        Self::parse(&read(path)?).with_context(|| format!("config {}", path.display()))
     }
 
     /// Reads and checks a config from its text.
@@ -58,7 +60,10 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let config: Self = toml::from_str(text)?;
+        let config: Self = toml::from_str(text).map_err(|error| match nearest::hint(error.message()) {
+            Some(hint) => anyhow::Error::from(error).context(hint),
+            None => error.into(),
+        })?;
         config.validate()?;
         Ok(config)
     }
@@ -75,6 +80,14 @@ impl Config {
         self.tokens.validate()?;
         self.access_log.validate()
     }
+}
+
+/// The text of the file at `path`.
+///
+/// # Errors
+/// It cannot be read.
+pub fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read the config {}", path.display()))
 }
 
 #[cfg(test)]
@@ -101,6 +114,32 @@ mod tests {
         }
     }
 
+    /// Every key that a section takes, by asking for one that it does not.
+    fn keys_of(section: &str) -> Vec<String> {
+        let error = toml::from_str::<Config>(&format!("{section}\nno_such_key = 1")).unwrap_err();
+        let known = error.message().split_once("expected").unwrap_or_else(|| panic!("{section}: {error}")).1;
+        known.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_printed_config_and_the_documentation_have_every_key_of_every_section() {
+        let documentation = concat!(include_str!("../../../docs/edge.md"), include_str!("../../../docs/relay.md"));
+        let sections = keys_of("");
+        assert!(sections.len() >= 10, "{sections:?}");
+        for section in sections {
+            for key in keys_of(&format!("[{section}]")) {
+                let printed = DEFAULT.lines().any(|line| {
+                    let line = line.trim_start_matches("# ");
+                    line.starts_with(&format!("{key} = ")) || line.contains(&format!("[{section}.{key}]"))
+                });
+                assert!(printed, "--print-config lacks {section}.{key}");
+                let table = documentation.contains(&format!("[{section}.{key}]"))
+                    || documentation.contains(&format!("[[{section}.{key}]]"));
+                assert!(table || documentation.contains(&format!("`{key}`")), "docs lack {section}.{key}");
+            }
+        }
+    }
+
     #[test]
     fn an_empty_file_is_the_default() {
         Config::parse("").unwrap();
@@ -111,6 +150,9 @@ mod tests {
         for (text, word) in [
             ("lissten = 1", "lissten"),
             ("[listen]\npublik = 1", "publik"),
+            ("[listen]\npublik = 1", "did you mean `public`?"),
+            ("[raets]\nmode = \"off\"", "did you mean `rates`?"),
+            ("[shop]\nbalance = \"random\"", "least_connections"),
             ("[listen]\npublic = \"nowhere\"", "public"),
             ("[listen]\nread_timeout_ms = 0", "read_timeout_ms"),
             ("[listen]\nproxy_protocol = true", "trusted_proxies"),

@@ -22,7 +22,7 @@ use crate::http::address::limit_key;
 use crate::http::problem::{Problem, Refusal};
 
 /// The `[rates]` section.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RatesConfig {
     pub mode: Mode,

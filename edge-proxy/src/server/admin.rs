@@ -1,4 +1,4 @@
-//! The admin listener: metrics, health, and sales as JSON. Nothing here changes anything.
+//! The admin listener: metrics, health, sales as JSON, and the reload of the config.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use pingora::server::ShutdownWatch;
@@ -16,6 +16,8 @@ use pingora::services::background::BackgroundService;
 use serde_json::{Map, Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::live::Current;
+use super::reload::Reloader;
 use crate::http::problem::{Problem, Refusal};
 use crate::http::reply::{Reply, shown};
 use crate::metrics;
@@ -24,11 +26,14 @@ use crate::store::{SaleStore, SaleView, SkuView, StoreError};
 /// Most sales in one list.
 const LIST_MAX: usize = 1000;
 
+/// How often a new process looks whether the old one has left the admin address.
+const HANDOVER_LOOK: Duration = Duration::from_millis(100);
+
 /// What the admin listener shows.
 pub struct Desk {
     pub store: Arc<dyn SaleStore>,
-    /// Whether the shop behind is well; `None` if there is none.
-    pub shop_is_well: Box<dyn Fn() -> Option<bool> + Send + Sync>,
+    pub live: Current,
+    pub reloader: Arc<Reloader>,
     pub key_prefix: Vec<u8>,
 }
 
@@ -37,6 +42,8 @@ pub struct Admin {
     pub address: SocketAddr,
     /// The public listener: the admin one opens after it, so that whoever finds it well finds both.
     pub public: SocketAddr,
+    /// Whether another process has the address for some seconds more.
+    pub taken_over: bool,
     pub desk: Arc<Desk>,
 }
 
@@ -46,6 +53,7 @@ pub fn router(desk: Arc<Desk>) -> Router {
         .route("/metrics", get(metrics_text))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
+        .route("/api/reload", post(reload))
         .route("/api/sales", get(list))
         .route("/api/sales/{name}", get(show))
         .with_state(desk)
@@ -58,9 +66,17 @@ impl BackgroundService for Admin {
             () = accepts(self.public) => {}
             _ = shutdown.changed() => return,
         }
-        let listener = match TcpListener::bind(self.address).await {
-            Ok(listener) => listener,
-            Err(error) => {
+        let listener = loop {
+            let error = match TcpListener::bind(self.address).await {
+                Ok(listener) => break listener,
+                Err(error) => error,
+            };
+            if self.taken_over && error.kind() == std::io::ErrorKind::AddrInUse {
+                tokio::select! {
+                    () = tokio::time::sleep(HANDOVER_LOOK) => {}
+                    _ = shutdown.changed() => return,
+                }
+            } else {
                 log::error!("the admin listener cannot have {}: {error}", self.address);
                 return;
             }
@@ -95,7 +111,7 @@ async fn metrics_text() -> impl IntoResponse {
 
 async fn ready(State(desk): State<Arc<Desk>>) -> Response {
     let redis = desk.store.ping().await;
-    let shop = (desk.shop_is_well)();
+    let shop = desk.live.load().shop.is_well();
     let status = match (&redis, shop) {
         (Ok(()), None | Some(true)) => StatusCode::OK,
         _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -110,6 +126,20 @@ async fn ready(State(desk): State<Arc<Desk>>) -> Response {
         },
     });
     (status, Json(body)).into_response()
+}
+
+/// Takes over the config file; 409 and the reason if it is wrong.
+async fn reload(State(desk): State<Arc<Desk>>) -> Response {
+    let reloader = desk.reloader.clone();
+    let outcome = tokio::task::spawn_blocking(move || reloader.reload()).await;
+    match outcome {
+        Ok(Ok(report)) => {
+            report.tell();
+            Json(report).into_response()
+        }
+        Ok(Err(error)) => (StatusCode::CONFLICT, Json(json!({"error": format!("{error:#}")}))).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 async fn list(State(desk): State<Arc<Desk>>) -> Result<Json<Value>, Failure> {

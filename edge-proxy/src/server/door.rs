@@ -12,7 +12,11 @@ use pingora::server::ShutdownWatch;
 
 use super::edge::Edge;
 use super::header_clock::HeaderClock;
-use crate::config::{ListenConfig, millis};
+use super::live::Current;
+use crate::config::millis;
+
+/// How long a connection that was taken just before the end may take to send its request.
+pub const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 100;
@@ -20,25 +24,15 @@ const STREAMS_MAX: u32 = 100;
 /// Pingora's proxy, with our own times from the first byte on: by itself it waits 60 seconds for each read.
 pub struct Door {
     proxy: Arc<HttpProxy<Edge>>,
-    read_timeout: Duration,
-    write_timeout: Duration,
-    keepalive_s: u64,
+    live: Current,
     options: HttpServerOptions,
-    header_bytes_max: u32,
 }
 
 impl Door {
-    pub fn new(proxy: HttpProxy<Edge>, config: &ListenConfig) -> Self {
+    pub fn new(proxy: HttpProxy<Edge>, live: Current) -> Self {
         let mut options = proxy.server_options.clone().unwrap_or_default();
-        options.h2_idle_timeout = Some(Duration::from_secs(config.keepalive_s.max(1)));
-        Self {
-            proxy: Arc::new(proxy),
-            read_timeout: millis(config.read_timeout_ms),
-            write_timeout: millis(config.write_timeout_ms),
-            keepalive_s: config.keepalive_s,
-            options,
-            header_bytes_max: config.header_bytes_max.try_into().unwrap_or(u32::MAX),
-        }
+        options.h2_idle_timeout = Some(Duration::from_secs(live.load().config.listen.keepalive_s.max(1)));
+        Self { proxy: Arc::new(proxy), live, options }
     }
 }
 
@@ -54,17 +48,23 @@ impl HttpServerApp for Door {
         {
             clock.start();
         }
-        session.set_read_timeout(Some(self.read_timeout));
-        session.set_write_timeout(Some(self.write_timeout));
+        let (read, write, keepalive_s) = {
+            let live = self.live.load();
+            let config = &live.config.listen;
+            (millis(config.read_timeout_ms), millis(config.write_timeout_ms), config.keepalive_s)
+        };
+        session.set_read_timeout(Some(read));
+        session.set_write_timeout(Some(write));
         if session.get_keepalive().is_some() && !*shutdown.borrow() {
-            session.set_keepalive((self.keepalive_s > 0).then_some(self.keepalive_s));
+            session.set_keepalive((keepalive_s > 0).then_some(keepalive_s));
         }
         self.proxy.process_new_http(session, shutdown).await
     }
 
     fn h2_options(&self) -> Option<H2Options> {
         let mut options = default_h2_options();
-        options.max_header_list_size(self.header_bytes_max);
+        let most = self.live.load().config.listen.header_bytes_max;
+        options.max_header_list_size(most.try_into().unwrap_or(u32::MAX));
         // Streams that a client opens and resets at once cost more than they seem to.
         options.max_concurrent_streams(STREAMS_MAX);
         Some(options)
@@ -74,7 +74,9 @@ impl HttpServerApp for Door {
         Some(&self.options)
     }
 
+    /// Nobody is let in any more. Who came last has not been heard yet: a moment more for its request.
     async fn http_cleanup(&self) {
+        tokio::time::sleep(LAST_WORDS).await;
         self.proxy.http_cleanup().await;
     }
 }

@@ -1,21 +1,21 @@
 //! A request's life, phase by phase: to the sale through the funnel, or on to the shop.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{Method, Version};
-use ipnet::IpNet;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::HttpPeer;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::access_log::{AccessLog, Line};
+use super::access_log::Line;
 use super::header_clock::HeaderClock;
-use super::shop::{self, Shop};
-use crate::funnel::Funnel;
+use super::live::{Current, Live};
+use super::{lifecycle, servers, shop};
 use crate::funnel::visit::{Caller, Visit};
 use crate::http::address::{NOBODY, client_address};
 use crate::http::input::{self, BODY_BYTES_MAX, Input};
@@ -23,7 +23,7 @@ use crate::http::problem::{Problem, Refusal};
 use crate::http::reply::Reply;
 use crate::http::routes::{self, Destination, Route};
 use crate::metrics;
-use crate::sale::{Counter, Order};
+use crate::sale::Order;
 use crate::store::redis::unix_ms;
 
 /// How long the rest of a refused request's body may take to arrive before the connection is given up.
@@ -31,12 +31,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// The proxy's own part: everything else is Pingora's.
 pub struct Edge {
-    pub funnel: Funnel,
-    pub counter: Counter,
-    pub shop: Shop,
-    pub access_log: AccessLog,
-    pub trusted_proxies: Vec<IpNet>,
-    pub limits: Limits,
+    pub live: Current,
     pub key_prefix: Vec<u8>,
 }
 
@@ -52,11 +47,14 @@ pub struct Limits {
 /// What is remembered of a request until its line in the log.
 pub struct Request {
     began: Instant,
+    live: Arc<Live>,
     client: IpAddr,
     route: &'static str,
     outcome: &'static str,
-    upstream: Option<String>,
-    attempts: usize,
+    /// The server of the shop that has it.
+    visit: Option<servers::Visit>,
+    /// Servers that could not take it.
+    tried: Vec<usize>,
     /// Of the body, on its way to the shop.
     body_bytes: u64,
     _in_flight: InFlight,
@@ -85,11 +83,12 @@ impl ProxyHttp for Edge {
     fn new_ctx(&self) -> Request {
         Request {
             began: Instant::now(),
+            live: self.live.load_full(),
             client: NOBODY,
             route: "shop",
             outcome: "",
-            upstream: None,
-            attempts: 0,
+            visit: None,
+            tried: Vec::new(),
             body_bytes: 0,
             _in_flight: InFlight::new(),
         }
@@ -105,9 +104,14 @@ impl ProxyHttp for Edge {
 
     /// Sale routes are answered here, refusals too; `false` sends the request on to the shop.
     async fn request_filter(&self, session: &mut Session, request: &mut Request) -> pingora::Result<bool> {
-        request.client = client_address(peer_of(session), &session.req_header().headers, &self.trusted_proxies);
+        let live = request.live.clone();
+        let trusted = &live.config.listen.trusted_proxies;
+        request.client = client_address(peer_of(session), &session.req_header().headers, trusted);
+        if lifecycle::is_leaving() {
+            session.set_keepalive(None);
+        }
         let header = session.req_header();
-        let destination = match self.limits.check(header) {
+        let destination = match live.limits.check(header) {
             Ok(()) => routes::find(&header.method, header.uri.path()),
             Err(refusal) => {
                 session.set_keepalive(None);
@@ -115,11 +119,11 @@ impl ProxyHttp for Edge {
             }
         };
         let reply = match destination {
-            Destination::Shop if self.shop.is_configured() => {
+            Destination::Shop if live.shop.is_configured() => {
                 session.set_pipelining_enabled(false);
                 if session.is_upgrade_req() {
                     // The two ends of a WebSocket may both be silent for long.
-                    session.set_read_timeout(Some(self.shop.websocket_idle()));
+                    session.set_read_timeout(Some(live.shop.websocket_idle()));
                 }
                 return Ok(false);
             }
@@ -130,7 +134,7 @@ impl ProxyHttp for Edge {
             }
             Destination::Sale(route) => {
                 request.route = route.call.name();
-                match self.visit(session, &route, request.client).await {
+                match self.visit(session, &route, request.client, &live).await {
                     Ok(reply) => reply,
                     Err(refusal) => refusal.into(),
                 }
@@ -150,18 +154,25 @@ impl ProxyHttp for Edge {
         request: &mut Request,
     ) -> pingora::Result<()> {
         request.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
-        if self.limits.body_bytes > 0 && request.body_bytes > self.limits.body_bytes {
+        let most = request.live.limits.body_bytes;
+        if most > 0 && request.body_bytes > most {
             return Error::e_explain(ErrorType::HTTPStatus(413), "the body is too large");
         }
         Ok(())
     }
 
     async fn upstream_peer(&self, session: &mut Session, request: &mut Request) -> pingora::Result<Box<HttpPeer>> {
-        request.attempts += 1;
-        let backend =
-            self.shop.pick().ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "the shop has no server"))?;
-        request.upstream = Some(backend.addr.to_string());
-        Ok(Box::new(self.shop.peer(&backend, session.is_upgrade_req())))
+        let live = request.live.clone();
+        if let Some(visit) = request.visit.take() {
+            request.tried.push(visit.number());
+        }
+        let visit = live
+            .shop
+            .pick(&request.tried)
+            .ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "the shop has no server"))?;
+        let peer = live.shop.peer(&visit.backend, session.is_upgrade_req());
+        request.visit = Some(visit);
+        Ok(Box::new(peer))
     }
 
     /// Nothing was delivered, so another server may get it, whatever the method.
@@ -175,10 +186,10 @@ impl ProxyHttp for Edge {
         &self,
         session: &mut Session,
         upstream: &mut RequestHeader,
-        _: &mut Request,
+        request: &mut Request,
     ) -> pingora::Result<()> {
         let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-        shop::forward(upstream, peer_of(session), tls, &self.trusted_proxies)
+        shop::forward(upstream, peer_of(session), tls, &request.live.config.listen.trusted_proxies)
     }
 
     /// The shop did not answer: say so in the same form as every other refusal.
@@ -217,11 +228,12 @@ impl ProxyHttp for Edge {
         let status = session.response_written().map_or(0, |response: &ResponseHeader| response.status.as_u16());
         metrics::RESPONSES.with_label_values(&[request.route, status_label(status)]).inc();
         metrics::REQUEST_SECONDS.with_label_values(&[request.route]).observe(took.as_secs_f64());
-        if !self.access_log.wants(status) {
+        if !request.live.access_log.wants(status) {
             return;
         }
         let header = session.req_header();
         let error = error.map(|error| error.etype().as_str());
+        let upstream = request.visit.as_ref().map(|visit| visit.backend.addr.to_string());
         let line = Line {
             method: header.method.as_str(),
             path: header.uri.path(),
@@ -229,11 +241,11 @@ impl ProxyHttp for Edge {
             status,
             outcome: request.outcome,
             client: request.client,
-            upstream: request.upstream.as_deref(),
+            upstream: upstream.as_deref(),
             error,
             bytes: session.body_bytes_sent(),
         };
-        self.access_log.write(&line, took);
+        request.live.access_log.write(&line, took);
     }
 }
 
@@ -265,7 +277,7 @@ impl Limits {
 
 impl Edge {
     /// Sends a request to a sale through the funnel, and what is left of it to the stock.
-    async fn visit(&self, session: &mut Session, route: &Route, client: IpAddr) -> Result<Reply, Refusal> {
+    async fn visit(&self, session: &mut Session, route: &Route, client: IpAddr, live: &Live) -> Result<Reply, Refusal> {
         let now_ms = unix_ms();
         let key = [&self.key_prefix[..], &route.sale[..]].concat();
         let header = session.req_header();
@@ -282,14 +294,14 @@ impl Edge {
             now_ms,
             caller: Caller::Unknown,
         };
-        self.funnel.pass(&mut visit).await?;
+        live.funnel.pass(&mut visit).await?;
         let caller = visit.caller;
 
         if route.call.reads_body() {
             let body = read_body(session).await?;
             input = merge(route, input, &session.req_header().headers, &body)?;
         }
-        self.counter
+        live.counter
             .serve(Order {
                 call: route.call,
                 sale: route.sale.clone(),

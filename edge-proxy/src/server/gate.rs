@@ -8,7 +8,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ipnet::IpNet;
 use pingora::apps::ServerApp;
 use pingora::protocols::Stream;
 use pingora::server::ShutdownWatch;
@@ -18,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use super::connection::{Connection, Transport};
 use super::door::Door;
 use super::header_clock::{HeaderClock, HeaderLimits, HeaderWatch};
+use super::live::Current;
 use super::places::{Place, Places};
 use super::proxy_protocol;
 use crate::config::{ListenConfig, millis};
@@ -35,9 +35,7 @@ pub struct TlsGate {
 pub struct Gate {
     door: Arc<Door>,
     places: Arc<Places>,
-    trusted_proxies: Vec<IpNet>,
-    proxy_protocol: bool,
-    limits: HeaderLimits,
+    live: Current,
     tls: Option<TlsGate>,
 }
 
@@ -62,33 +60,29 @@ impl From<super::places::Full> for Turned {
 }
 
 impl Gate {
-    pub fn new(door: Door, places: Arc<Places>, config: &ListenConfig, tls: Option<TlsGate>) -> Self {
-        Self {
-            door: Arc::new(door),
-            places,
-            trusted_proxies: config.trusted_proxies.clone(),
-            proxy_protocol: config.proxy_protocol,
-            limits: HeaderLimits { time: millis(config.header_timeout_ms), bytes: config.header_bytes_max },
-            tls,
-        }
+    pub fn new(door: Door, places: Arc<Places>, live: Current, tls: Option<TlsGate>) -> Self {
+        Self { door: Arc::new(door), places, live, tls }
     }
 
     async fn admit(&self, mut stream: Stream) -> Result<Connection, Turned> {
         let since = Instant::now();
+        let live = self.live.load_full();
+        let config = &live.config.listen;
+        let mut limits = HeaderLimits { time: millis(config.header_timeout_ms), bytes: config.header_bytes_max };
         let mut place = self.places.take()?;
         let peer = peer_of(&stream);
-        let vouched = is_trusted(peer, &self.trusted_proxies);
+        let vouched = is_trusted(peer, &config.trusted_proxies);
         let wants_tls = self.tls.as_ref().filter(|tls| local_port(&stream) == Some(tls.port));
         let mut client = None;
         if !vouched {
             place.count_for(peer)?;
-        } else if self.proxy_protocol {
-            client = self.client_behind(&mut stream, &mut place).await?;
+        } else if config.proxy_protocol {
+            client = client_behind(&mut stream, &mut place, config).await?;
         }
         let transport = match wants_tls {
             None => Transport::Plain(stream),
             Some(tls) => {
-                let handshake = tokio::time::timeout_at(since + self.limits.time, tls.acceptor.accept(stream));
+                let handshake = tokio::time::timeout_at(since + limits.time, tls.acceptor.accept(stream));
                 let stream = handshake.await.map_err(|_| Turned::because("tls"))?.map_err(|error| {
                     log::debug!("TLS with {peer}: {error}");
                     Turned::by(&error, "tls")
@@ -96,7 +90,6 @@ impl Gate {
                 Transport::Tls(Box::new(stream))
             }
         };
-        let mut limits = self.limits;
         if transport.is_http2() {
             // HTTP/2 bounds its header lists itself; what comes before the first request may be a long body.
             limits.bytes = usize::MAX - 1;
@@ -105,21 +98,25 @@ impl Gate {
         let watch = HeaderWatch::new(clock.clone(), limits, since);
         Connection::new(transport, clock, watch, client, place).map_err(|_| Turned::because("internal"))
     }
+}
 
-    /// The client that a load balancer speaks for; `None` if it speaks for itself, as for a health check.
-    async fn client_behind(&self, stream: &mut Stream, place: &mut Place) -> Result<Option<SocketAddr>, Turned> {
-        let header = tokio::time::timeout(self.limits.time, proxy_protocol::read(stream)).await;
-        let client = header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| {
-            log::debug!("a trusted proxy sent no PROXY protocol header: {error}");
-            Turned::by(&error, "proxy-header")
-        })?;
-        if let Some(client) = client
-            && !is_trusted(client.ip(), &self.trusted_proxies)
-        {
-            place.count_for(client.ip())?;
-        }
-        Ok(client)
+/// The client that a load balancer speaks for; `None` if it speaks for itself, as for a health check.
+async fn client_behind(
+    stream: &mut Stream,
+    place: &mut Place,
+    config: &ListenConfig,
+) -> Result<Option<SocketAddr>, Turned> {
+    let header = tokio::time::timeout(millis(config.header_timeout_ms), proxy_protocol::read(stream)).await;
+    let client = header.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|error| {
+        log::debug!("a trusted proxy sent no PROXY protocol header: {error}");
+        Turned::by(&error, "proxy-header")
+    })?;
+    if let Some(client) = client
+        && !is_trusted(client.ip(), &config.trusted_proxies)
+    {
+        place.count_for(client.ip())?;
     }
+    Ok(client)
 }
 
 #[async_trait]

@@ -1,133 +1,113 @@
 //! Starts the process and stops it gently.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::proxy::http_proxy;
-use pingora::server::configuration::ServerConf;
+use pingora::server::configuration::{Opt, ServerConf};
 use pingora::server::{ExecutionPhase, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
 use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::access_log::AccessLog;
 use super::admin::{Admin, Desk};
 use super::certificate::{self, Certificate};
-use super::door::Door;
-use super::edge::{Edge, Limits};
+use super::door::{Door, LAST_WORDS};
+use super::edge::Edge;
 use super::gate::{Gate, TlsGate};
+use super::live::{Fixed, Live};
 use super::places::Places;
-use super::shop::Shop;
-use crate::config::{Config, ListenConfig, TlsConfig};
-use crate::funnel::Funnel;
-use crate::funnel::known::{Known, KnownStage};
-use crate::funnel::rates::{AddressRate, BuyerRate};
-use crate::funnel::stage::Stage;
-use crate::funnel::tokens::Tokens;
+use super::reload::{OnHangup, Reloader};
+use crate::config::{self, Config, ListenConfig, TlsConfig};
+use crate::funnel::known::Known;
 use crate::metrics;
 use crate::relay::{Relay, Settings};
-use crate::sale::Counter;
 use crate::sale::channel::Channel;
-use crate::sale::refusals::Refusals;
 use crate::store::SaleStore;
 use crate::store::fleet::Fleet;
 use crate::store::layout::Layouts;
 use crate::store::redis::RedisStore;
 
-/// Builds everything `config` asks for and serves until a signal ends it.
+/// How to start.
+pub struct Start {
+    /// Read again by a reload.
+    pub config_file: PathBuf,
+    /// Whether to take the listeners over from the process that has them.
+    pub upgrade: bool,
+}
+
+/// Builds everything the config asks for and serves until a signal ends it.
 ///
 /// # Errors
-/// A secret cannot be read, a name not resolved, an address not bound. Redis need not be there.
-pub fn serve(config: &Config) -> anyhow::Result<()> {
+/// The config is wrong, a secret cannot be read, a name not resolved, an address not bound. Redis need not be there.
+pub fn serve(start: &Start) -> anyhow::Result<()> {
     metrics::register();
-    let mut server = Server::new_with_opt_and_conf(None, server_conf(config));
-    server.bootstrap();
+    let text = config::read(&start.config_file)?;
+    let config = Config::parse(&text).with_context(|| format!("config {}", start.config_file.display()))?;
+    let listen = config.listen.clone();
+    ensure!(!start.upgrade || listen.upgrade_socket.is_some(), "--upgrade needs [listen] upgrade_socket");
+    let options = Opt { upgrade: start.upgrade, ..Opt::default() };
+    let mut server = Server::new_with_opt_and_conf(options, server_conf(&config));
 
     let fleet = Fleet::new(&config.redis, &config.durability)?;
     let layouts = Arc::new(Layouts::new(fleet.clone(), &config.sales, config.redis.key_prefix.as_bytes()));
     let store: Arc<dyn SaleStore> = Arc::new(RedisStore::new(fleet.clone(), layouts.clone()));
     let known = Arc::new(Known::new(&config.known, store.clone()));
     let channel = Channel::new(&config.redis, fleet, layouts, known.clone());
-    let (shop, shop_health) = Shop::new(&config.shop)?;
-    let shop_is_configured = shop.is_configured();
-    let shop_balancer = shop_health.task();
-    let edge = edge(config, store.clone(), known, shop)?;
-
-    check_address("public", config.listen.public)?;
-    check_address("admin", config.listen.admin)?;
-    if let Some(tls) = &config.listen.tls {
-        check_address("tls.address", tls.address)?;
+    let relay = if config.relay.enabled { Some(Relay::new(Settings::of_config(&config)?)?) } else { None };
+    let key_prefix = config.redis.key_prefix.clone().into_bytes();
+    warn_about(&config);
+    let fixed = Fixed { store: store.clone(), known };
+    let live = Arc::new(ArcSwap::from_pointee(Live::new(config, &fixed, None)?));
+    let certificate = listen.tls.as_ref().map(Certificate::load).transpose()?.map(Arc::new);
+    if !start.upgrade {
+        check_addresses(&listen)?;
     }
 
-    let proxy = http_proxy(&server.configuration, edge);
-    let tls = config.listen.tls.as_ref().map(tls_gate).transpose()?;
-    let places = Arc::new(Places::new(config.listen.connections_per_address, connections_max(&config.listen)));
-    let gate = Gate::new(Door::new(proxy, &config.listen), places, &config.listen, tls);
+    let proxy = http_proxy(&server.configuration, Edge { live: live.clone(), key_prefix: key_prefix.clone() });
+    let places = Arc::new(Places::new(listen.connections_per_address, connections_max(&listen)));
+    let tls = listen.tls.as_ref().zip(certificate.clone()).map(tls_gate).transpose()?;
+    let gate = Gate::new(Door::new(proxy, live.clone()), places.clone(), live.clone(), tls);
     let mut public = Service::new("public".to_owned(), gate);
-    public.add_tcp(&config.listen.public.to_string());
-    if let Some(tls) = &config.listen.tls {
+    public.add_tcp(&listen.public.to_string());
+    if let Some(tls) = &listen.tls {
         public.add_tcp(&tls.address.to_string());
     }
     server.add_service(public);
-    let admin = Admin {
-        address: config.listen.admin,
-        public: config.listen.public,
-        desk: Arc::new(Desk {
-            store,
-            shop_is_well: Box::new(move || shop_is_configured.then(|| super::shop::is_well(&shop_balancer))),
-            key_prefix: config.redis.key_prefix.clone().into_bytes(),
-        }),
-    };
+    let reloader = Arc::new(Reloader::new(start.config_file.clone(), &text, live.clone(), fixed, places, certificate)?);
+    let desk = Desk { store, live, reloader: reloader.clone(), key_prefix };
+    let admin = Admin { address: listen.admin, public: listen.public, taken_over: start.upgrade, desk: Arc::new(desk) };
     server.add_service(background_service("admin", admin));
+    server.add_service(background_service("reload", OnHangup(reloader)));
     server.add_service(background_service("state channel", channel));
-    if shop_is_configured {
-        server.add_service(shop_health);
-    }
-    let relay_works = Arc::new(AtomicBool::new(config.relay.enabled));
-    if config.relay.enabled {
-        let relay = Mutex::new(Some(Relay::new(Settings::of_config(config)?)?));
+    let relay_works = Arc::new(AtomicBool::new(relay.is_some()));
+    if let Some(relay) = relay {
+        let relay = Mutex::new(Some(relay));
         server.add_service(background_service("relay", RelayService { relay, works: relay_works.clone() }));
     }
 
-    warn_about(config);
-    log::info!("serving buyers on {}, operators on {}", config.listen.public, config.listen.admin);
-    leave_when_idle(&server, Duration::from_secs(config.listen.drain_s), relay_works);
-    server.run(RunArgs { shutdown_signal: Box::new(Signals) });
+    // Last of all: an upgrade ends the other process, so nothing may go wrong after it.
+    server.bootstrap();
+    log::info!("serving buyers on {}, operators on {}", listen.public, listen.admin);
+    leave_when_idle(&server, Duration::from_secs(listen.drain_s), relay_works);
+    server.run(RunArgs { shutdown_signal: Box::new(Signals { upgrade_socket: listen.upgrade_socket }) });
     Ok(())
 }
 
-fn edge(config: &Config, store: Arc<dyn SaleStore>, known: Arc<Known>, shop: Shop) -> anyhow::Result<Edge> {
-    let refusals = Arc::new(Refusals::new(&config.sale));
-    let stages: Vec<Arc<dyn Stage>> = vec![
-        Arc::new(AddressRate::new(&config.rates)),
-        Arc::new(KnownStage::new(known.clone(), refusals.clone())),
-        Arc::new(Tokens::new(&config.tokens, config.shop.server_key()?)?),
-        Arc::new(BuyerRate::new(&config.rates)),
-    ];
-    Ok(Edge {
-        funnel: Funnel::new(stages),
-        counter: Counter::new(store, known, refusals, &config.sale, &config.redis),
-        shop,
-        access_log: AccessLog::new(&config.access_log),
-        trusted_proxies: config.listen.trusted_proxies.clone(),
-        limits: Limits { headers: config.listen.headers_max, body_bytes: config.listen.body_bytes_max },
-        key_prefix: config.redis.key_prefix.clone().into_bytes(),
-    })
-}
-
-fn tls_gate(config: &TlsConfig) -> anyhow::Result<TlsGate> {
-    let certificate = Arc::new(Certificate::load(config)?);
+fn tls_gate((config, certificate): (&TlsConfig, Arc<Certificate>)) -> anyhow::Result<TlsGate> {
     Ok(TlsGate { port: config.address.port(), acceptor: certificate::acceptor(certificate, config.http2)? })
 }
 
 /// The configured number, or three quarters of the files that may be open: each connection is one, and those
 /// to the shop, to Redis and of the log are others.
-fn connections_max(config: &ListenConfig) -> u32 {
+pub(super) fn connections_max(config: &ListenConfig) -> u32 {
     match config.connections_max {
         0 => u32::try_from(open_files_max() / 4 * 3).unwrap_or(u32::MAX),
         limit => limit,
@@ -155,8 +135,20 @@ fn server_conf(config: &Config) -> ServerConf {
         grace_period_seconds: Some(config.listen.drain_s),
         graceful_shutdown_timeout_seconds: Some(1),
         max_retries: config.shop.tries,
+        ca_file: config.shop.ca_file.as_ref().map(|file| file.to_string_lossy().into_owned()),
+        upgrade_sock: config
+            .listen
+            .upgrade_socket
+            .as_ref()
+            .map_or_else(String::new, |socket| socket.to_string_lossy().into_owned()),
         ..ServerConf::default()
     }
+}
+
+fn check_addresses(listen: &ListenConfig) -> anyhow::Result<()> {
+    check_address("public", listen.public)?;
+    check_address("admin", listen.admin)?;
+    listen.tls.as_ref().map_or(Ok(()), |tls| check_address("tls.address", tls.address))
 }
 
 /// Pingora would only panic in a thread of its own and serve the rest: find out before.
@@ -194,8 +186,11 @@ impl BackgroundService for RelayService {
     }
 }
 
-/// TERM, INT and QUIT all end the process gently; a second one ends it at once.
-struct Signals;
+/// TERM, INT and QUIT all end the process gently; a second one ends it at once. With a new process waiting at the
+/// upgrade socket, QUIT hands the listeners over first.
+struct Signals {
+    upgrade_socket: Option<PathBuf>,
+}
 
 #[async_trait]
 impl ShutdownSignalWatch for Signals {
@@ -206,23 +201,41 @@ impl ShutdownSignalWatch for Signals {
             log::error!("signals cannot be received: this process ends by SIGKILL only");
             return std::future::pending().await;
         };
-        next(&mut streams).await;
+        let quit = next(&mut streams).await == QUIT;
+        LEAVING.store(true, Ordering::Relaxed);
         tokio::spawn(async move {
             next(&mut streams).await;
             std::process::exit(130);
         });
-        ShutdownSignal::GracefulTerminate
+        match &self.upgrade_socket {
+            Some(socket) if quit && socket.exists() => {
+                log::info!("handing the listeners over by {}", socket.display());
+                ShutdownSignal::GracefulUpgrade
+            }
+            _ => ShutdownSignal::GracefulTerminate,
+        }
     }
 }
 
-async fn next(streams: &mut [tokio::signal::unix::Signal]) {
+/// Place of QUIT among the signals.
+const QUIT: usize = 2;
+
+static LEAVING: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process is about to end: then answers ask clients to connect anew.
+pub fn is_leaving() -> bool {
+    LEAVING.load(Ordering::Relaxed)
+}
+
+/// Waits for a signal; which of them it was.
+async fn next(streams: &mut [tokio::signal::unix::Signal]) -> usize {
     let signals = streams.iter_mut().map(|stream| Box::pin(stream.recv()));
-    futures_util::future::select_all(signals).await;
+    futures_util::future::select_all(signals).await.1
 }
 
 /// Idle connections end at once, and so do their clients' next requests, elsewhere; it is enough to wait this
 /// long for the ones that were just being read.
-const LAST_CALL: Duration = Duration::from_millis(200);
+const LAST_CALL: Duration = LAST_WORDS.saturating_add(Duration::from_millis(200));
 
 /// Pingora sleeps through the whole grace period. Once no request is left, and the relay has given its streams
 /// back so that another one need not wait for the lease to end, there is nothing to wait for.

@@ -4,10 +4,10 @@
 //!   is for TLS, and [`connection`] is what becomes of them, with a [`header_clock`] each;
 //! - [`door`] takes requests from them;
 //! - [`edge`] answers a request or passes it on: the phases of Pingora's proxy, from top to bottom;
-//! - [`shop`] is the shop behind: choice of server, time limits, forwarded headers;
+//! - [`shop`] is the shop behind: time limits, forwarded headers; [`servers`] chooses among its servers;
 //! - [`admin`] is the other listener: metrics, health, the JSON API;
 //! - [`access_log`] writes a line for some of the requests, [`calm_log`] is for people;
-//! - [`lifecycle`] starts it all and stops it gently.
+//! - [`lifecycle`] starts it all and stops it gently; [`reload`] puts a new [`live`] in place of the old.
 
 pub mod access_log;
 pub mod admin;
@@ -19,6 +19,9 @@ pub mod edge;
 pub mod gate;
 pub mod header_clock;
 pub mod lifecycle;
+pub mod live;
 pub mod places;
 pub mod proxy_protocol;
+pub mod reload;
+pub mod servers;
 pub mod shop;

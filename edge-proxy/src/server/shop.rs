@@ -8,38 +8,33 @@ use anyhow::Context;
 use async_trait::async_trait;
 use ipnet::IpNet;
 use pingora::http::RequestHeader;
+use pingora::lb::Backend;
 use pingora::lb::health_check::{HealthObserve, HttpHealthCheck, TcpHealthCheck};
-use pingora::lb::selection::RoundRobin;
-use pingora::lb::{Backend, LoadBalancer};
 use pingora::protocols::ALPN;
 use pingora::upstreams::peer::HttpPeer;
 
+use super::servers::{Servers, Visit};
+use crate::background::{self, Task};
 use crate::config::{ShopConfig, millis};
 use crate::http::address::is_trusted;
 
-/// The shop's servers. Health checks run once the service that [`Shop::new`] also gives runs.
+/// The shop's servers. Their health is looked at for as long as this lives.
 pub struct Shop {
     config: ShopConfig,
-    balancer: Arc<LoadBalancer<RoundRobin>>,
+    servers: Arc<Servers>,
+    _health: Option<Task>,
 }
 
-/// Rounds the balancer goes in search of a server that is well.
-const SELECT_ITERATIONS: usize = 256;
-
 impl Shop {
-    /// The shop's servers and, apart, the service that checks their health.
+    /// The shop's servers, all of them thought well until looked at.
     ///
     /// # Errors
     /// A name cannot be resolved.
-    pub fn new(config: &ShopConfig) -> anyhow::Result<(Self, LoadBalancerService)> {
-        let mut balancer = LoadBalancer::<RoundRobin>::try_from_iter(&config.upstreams)
-            .with_context(|| format!("[shop] upstreams: cannot resolve {:?}", config.upstreams))?;
-        balancer.set_health_check(health_check(config)?);
-        balancer.health_check_frequency = Some(millis(config.health_interval_ms));
-        balancer.parallel_health_check = true;
-        let service = pingora::services::background::background_service("shop health", balancer);
-        let shop = Self { config: config.clone(), balancer: service.task() };
-        Ok((shop, service))
+    pub fn new(config: &ShopConfig) -> anyhow::Result<Self> {
+        let servers = Arc::new(Servers::new(&config.upstreams, config.balance, health_check(config)?)?);
+        let health = (!config.upstreams.is_empty())
+            .then(|| background::spawn(watch(servers.clone(), millis(config.health_interval_ms))));
+        Ok(Self { config: config.clone(), servers, _health: health })
     }
 
     /// Whether there is a shop at all: without one only sale routes are served.
@@ -47,17 +42,19 @@ impl Shop {
         !self.config.upstreams.is_empty()
     }
 
+    /// Whether at least one of its servers is well; `None` if it has none.
+    pub fn is_well(&self) -> Option<bool> {
+        self.is_configured().then(|| self.servers.is_any_well())
+    }
+
     /// How long a WebSocket may be silent.
     pub fn websocket_idle(&self) -> Duration {
         Duration::from_secs(self.config.websocket_idle_s)
     }
 
-    /// The server whose turn it is. Those that are not well are passed over; if none is well, the next in
-    /// turn gets the request all the same: the health check may be wrong, and an error is sure otherwise.
-    pub fn pick(&self) -> Option<Backend> {
-        self.balancer
-            .select(b"", SELECT_ITERATIONS)
-            .or_else(|| self.balancer.select_with(b"", SELECT_ITERATIONS, |_, _| true))
+    /// The server whose turn it is, for a request that has been at `tried` in vain.
+    pub fn pick(&self, tried: &[usize]) -> Option<Visit> {
+        self.servers.pick(tried)
     }
 
     /// How to speak to `backend`.
@@ -77,14 +74,13 @@ impl Shop {
     }
 }
 
-/// Whether at least one of the shop's servers is well.
-pub fn is_well(balancer: &LoadBalancer<RoundRobin>) -> bool {
-    let backends = balancer.backends();
-    backends.get_backend().iter().any(|backend| backends.ready(backend))
+/// Looks at the servers' health again and again.
+async fn watch(servers: Arc<Servers>, interval: Duration) {
+    loop {
+        servers.check().await;
+        tokio::time::sleep(interval).await;
+    }
 }
-
-/// The background service that checks the health of the shop's servers.
-pub type LoadBalancerService = pingora::services::background::GenBackgroundService<LoadBalancer<RoundRobin>>;
 
 /// Says in one line what the library says in twenty.
 struct Tell;
@@ -107,6 +103,7 @@ fn health_check(config: &ShopConfig) -> anyhow::Result<HealthCheck> {
     if config.health_path.is_empty() {
         let mut check = if config.tls { TcpHealthCheck::new_tls(&config.sni) } else { TcpHealthCheck::new() };
         check.peer_template.options.connection_timeout = timeout;
+        check.peer_template.options.verify_cert = config.ca_file.is_none();
         check.health_changed_callback = Some(Box::new(Tell));
         return Ok(check);
     }
@@ -116,6 +113,8 @@ fn health_check(config: &ShopConfig) -> anyhow::Result<HealthCheck> {
     check.req.insert_header("Host", host).context("[shop] sni")?;
     check.peer_template.options.connection_timeout = timeout;
     check.peer_template.options.read_timeout = timeout;
+    // The checks know only the system's certificates. They carry no secret; requests do, and verify.
+    check.peer_template.options.verify_cert = config.ca_file.is_none();
     check.reuse_connection = true;
     check.health_changed_callback = Some(Box::new(Tell));
     Ok(Box::new(check))
