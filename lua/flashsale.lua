@@ -2290,6 +2290,8 @@ local function sku_map(sale)
     map[name] = { map = {
       stocked = sku.stocked, available = sku.available + due, held = sku.held - due, sold = sku.sold,
       granted = sku.granted, accepted = sku.accepted, limit = sku.limit, version = sku.version,
+      -- A library cannot count what it refuses.
+      missed = 0, missed_last = 0,
       granted_to = { map = transfers.granted[name] or {} }, accepted_from = { map = transfers.accepted[name] or {} },
     } }
   end

@@ -98,6 +98,10 @@ pub(crate) struct Sku {
     pub sold_out: bool,
     /// Rises with every change of `sold_out`.
     pub version: u64,
+    /// Units that were asked for in vain here while other shards may have had some; neither kept nor replicated.
+    pub missed: u64,
+    /// Units of the latest such request.
+    pub missed_last: u32,
 }
 
 impl Sku {
@@ -113,6 +117,8 @@ impl Sku {
             limit: 0,
             sold_out: false,
             version: 0,
+            missed: 0,
+            missed_last: 0,
         }
     }
 }

@@ -30,6 +30,10 @@ pub struct SkuView<'s> {
     pub limit: u32,
     /// Version of the sold-out state that subscribers were last told.
     pub version: u64,
+    /// Units asked for in vain in this shard, since this process has the sale in memory.
+    pub missed: u64,
+    /// Units of the latest request among them.
+    pub missed_last: u32,
 }
 
 /// One hold, order, or remembered id.
@@ -126,6 +130,8 @@ impl Sale {
                 accepted: sku.accepted,
                 limit: sku.limit,
                 version: sku.version,
+                missed: sku.missed,
+                missed_last: sku.missed_last,
             }
         })
     }

@@ -194,7 +194,7 @@ impl Side {
                     let is_swept = ["next_deadline", "expiry_lag_ms"].contains(&key.as_str()) && !episode.swept;
                     let is_forgotten = key == "remembered" && !(episode.swept && episode.remembering);
                     // The library cannot count.
-                    let is_count = key == "commands";
+                    let is_count = ["commands", "missed", "missed_last"].contains(&key.as_str());
                     if !is_swept && !is_forgotten && !is_count {
                         shown.push(format!("{key}={}", self.comparable(value, episode)));
                     }

@@ -95,7 +95,25 @@ impl Sale {
             log.push(effect);
             self.apply(now_ms, effect, facts);
         }
+        self.note_missed(command, &decision.outcome);
         Ok(decision.outcome)
+    }
+
+    /// Keeps count of what buyers asked for in vain in one shard of several: whoever moves stock between shards must
+    /// hear of buyers who got nothing. A fixed few bytes for each SKU, however many come.
+    fn note_missed(&mut self, command: &Command<'_>, outcome: &Outcome<'_>) {
+        let (Outcome::Empty { sku } | Outcome::AllHeld { sku, .. }) = outcome else { return };
+        let items = match command {
+            Command::Reserve(reserve) => &reserve.items,
+            Command::Order(order) => &order.items,
+            _ => return,
+        };
+        let asked = items.iter().find(|item| *item.sku == **sku);
+        if let (true, Some(item), Some(index)) = (self.shard.count > 1, asked, self.skus.find(sku)) {
+            let sku = self.skus.get_mut(index);
+            sku.missed = sku.missed.saturating_add(item.qty.into());
+            sku.missed_last = item.qty;
+        }
     }
 
     /// Ends due holds.

@@ -150,7 +150,7 @@ pub fn info(reply: &mut impl Reply, sale: &Sale, now_ms: u64, commands: u64) {
 }
 
 fn sku_fields(reply: &mut impl Reply, sku: &SkuView<'_>, transfers: impl Iterator<Item = (u32, u64, u64)> + Clone) {
-    let fields: [(&'static str, u64); 8] = [
+    let fields: [(&'static str, u64); 10] = [
         ("stocked", sku.stocked),
         ("available", sku.available),
         ("held", sku.held),
@@ -159,6 +159,8 @@ fn sku_fields(reply: &mut impl Reply, sku: &SkuView<'_>, transfers: impl Iterato
         ("accepted", sku.accepted),
         ("limit", sku.limit.into()),
         ("version", sku.version),
+        ("missed", sku.missed),
+        ("missed_last", sku.missed_last.into()),
     ];
     reply.map(fields.len() + 2);
     for (name, number) in fields {
