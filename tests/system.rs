@@ -2,6 +2,7 @@
 
 mod acl;
 mod bad_input;
+mod balancer;
 mod blocking;
 mod bugs_are_contained;
 mod cluster;
@@ -11,6 +12,7 @@ mod conformance;
 mod copy_rename_move;
 mod defrag;
 mod demo;
+mod doctor;
 mod durability;
 mod edge_bad_input;
 mod edge_connections;
@@ -45,9 +47,10 @@ mod relay_faults;
 mod relay_orders;
 mod relay_setup;
 mod replication;
+mod sale_cli;
 mod server_info_and_config;
-mod smuggling;
 mod sharding;
+mod smuggling;
 mod throttle;
 mod tracking_and_watch;
 mod whole_path;

@@ -8,16 +8,20 @@
 //! - [`background`] is where work beside the requests runs;
 //! - [`config`] is the one file that configures it all, [`metrics`] the numbers it shows;
 //! - [`relay`] sends confirmed orders downstream to the shop;
+//! - [`balancer`] moves the stock of a sharded sale to its buyers where the servers cannot;
+//! - [`operate`] is what an operator does with sales: make, look at, restock, stop, check;
 //! - [`demo`] shows a whole sale on one machine;
 //! - [`cli`] holds one file per subcommand of the `flashsale` program.
 
 pub mod background;
+pub mod balancer;
 pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod funnel;
 pub mod http;
 pub mod metrics;
+pub mod operate;
 pub mod relay;
 pub mod sale;
 pub mod server;

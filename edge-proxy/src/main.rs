@@ -19,6 +19,10 @@ enum Command {
     Serve(cli::serve::Arguments),
     /// Send confirmed orders downstream to the shop
     Relay(cli::relay::Arguments),
+    Sale(cli::sale::Arguments),
+    Holds(cli::holds::Arguments),
+    Balance(cli::balance::Arguments),
+    Doctor(cli::doctor::Arguments),
     /// Show a whole sale on this machine
     Demo(cli::demo::Arguments),
 }
@@ -27,6 +31,10 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve(arguments) => cli::serve::run(arguments),
         Command::Relay(arguments) => cli::relay::run(arguments),
+        Command::Sale(arguments) => cli::sale::run(arguments),
+        Command::Holds(arguments) => cli::holds::run(arguments),
+        Command::Balance(arguments) => cli::balance::run(arguments),
+        Command::Doctor(arguments) => cli::doctor::run(arguments),
         Command::Demo(arguments) => cli::demo::run(arguments),
     };
     match outcome {

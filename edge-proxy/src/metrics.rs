@@ -1,10 +1,13 @@
 //! The numbers of the edge, in the default Prometheus registry. No label ever holds a buyer, a sale or an
 //! address: their number is bounded only by the crowd.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use once_cell::sync::Lazy;
 use prometheus::{
-    Encoder, HistogramVec, IntCounterVec, IntGauge, TextEncoder, register_histogram_vec, register_int_counter_vec,
-    register_int_gauge,
+    Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder, register_histogram_vec,
+    register_int_counter, register_int_counter_vec, register_int_gauge,
 };
 
 // The names are constants of this file, so registering them can only fail if one stands here twice, which
@@ -88,6 +91,39 @@ pub static CHANNEL_UP: Lazy<IntGauge> =
 pub static SHOP_ERRORS: Lazy<IntCounterVec> =
     counter!("flashsale_shop_errors_total", "Requests that the shop did not answer.", &["kind"]);
 
+pub static HOTTEST_KEY: Lazy<IntGauge> = gauge!(
+    "flashsale_hottest_key_commands_per_second",
+    "Commands a second of the key that was asked most in the last seconds, among the sales that this edge knows."
+);
+
+/// Finds the highest rate of the last seconds.
+pub static HEAT: Heat = Heat { seen: Mutex::new(None) };
+
+/// See [`HEAT`].
+pub struct Heat {
+    /// Since when, and the highest rate.
+    seen: Mutex<Option<(Instant, i64)>>,
+}
+
+impl Heat {
+    const WINDOW: Duration = Duration::from_secs(5);
+
+    /// A key was asked so often a second.
+    pub fn note(&self, rate: i64) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *seen {
+            Some((since, highest)) if since.elapsed() < Self::WINDOW => *highest = rate.max(*highest),
+            slot => *slot = Some((Instant::now(), rate)),
+        }
+        HOTTEST_KEY.set(seen.map_or(0, |(_, highest)| highest));
+    }
+}
+
+pub static BALANCED_UNITS: Lazy<IntCounter> = Lazy::new(|| {
+    register_int_counter!("flashsale_balanced_units_total", "Units brought to the shards where buyers are.")
+        .expect("flashsale_balanced_units_total")
+});
+
 pub static TOKENS_VERIFIED: Lazy<IntCounterVec> = counter!(
     "flashsale_tokens_verified_total",
     "Tokens signed by public keys, by what became of them: good, bad, remembered, busy.",
@@ -113,6 +149,8 @@ pub fn register() {
     ] {
         Lazy::force(counters);
     }
+    Lazy::force(&BALANCED_UNITS);
+    Lazy::force(&HOTTEST_KEY);
     Lazy::force(&REQUEST_SECONDS);
     Lazy::force(&REDIS_SECONDS);
     Lazy::force(&REQUESTS_IN_FLIGHT);

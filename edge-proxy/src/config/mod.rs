@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Deserialize;
 
+use crate::balancer::config::BalancerConfig;
 use crate::funnel::known::KnownConfig;
 use crate::funnel::rates::RatesConfig;
 use crate::funnel::tokens::TokensConfig;
@@ -44,6 +45,7 @@ pub struct Config {
     pub tokens: TokensConfig,
     pub access_log: AccessLogConfig,
     pub relay: RelayConfig,
+    pub balancer: BalancerConfig,
 }
 
 impl Config {
@@ -78,6 +80,7 @@ impl Config {
         self.rates.validate()?;
         self.known.validate()?;
         self.tokens.validate()?;
+        self.balancer.validate()?;
         self.access_log.validate()
     }
 }
@@ -181,6 +184,8 @@ mod tests {
             ("[rates]\nmode = \"perhaps\"", "perhaps"),
             ("[tokens]\nmode = \"off\"", "mode"),
             ("[access_log]\nsample = 2.0", "sample"),
+            ("[balancer]\nevery_ms = 0", "every_ms"),
+            ("[balancer]\nmode = \"perhaps\"", "perhaps"),
             ("listen", "TOML"),
         ] {
             let error = format!("{:#}", Config::parse(text).expect_err(text));

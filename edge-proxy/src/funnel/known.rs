@@ -92,6 +92,15 @@ pub struct Known {
     clock_offset_ms: AtomicI64,
 }
 
+/// Tells how often the sale's key was asked between two pictures. One that is asked for less than every half second
+/// says little about a rate.
+fn note_heat(before: &Picture, now: &Picture) {
+    let seconds = now.asked_at.duration_since(before.asked_at).as_secs_f64();
+    if seconds >= 0.5 {
+        metrics::HEAT.note((now.sale.commands.saturating_sub(before.sale.commands) as f64 / seconds) as i64);
+    }
+}
+
 /// How often at most a picture is fetched again because its earliest deadline is over, or a shard has spoken.
 const OVERTAKEN: Duration = Duration::from_millis(50);
 
@@ -194,6 +203,7 @@ impl Known {
                 watched.picture.rcu(|before| {
                     if let Some(before) = before {
                         picture.keep_news_of(before);
+                        note_heat(before, &picture);
                     }
                     Some(Arc::new(picture.clone()))
                 });

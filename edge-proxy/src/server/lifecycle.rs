@@ -25,9 +25,12 @@ use super::gate::{Gate, TlsGate};
 use super::live::{Fixed, Live};
 use super::places::Places;
 use super::reload::{OnHangup, Reloader};
+use crate::balancer::Balancer;
+use crate::balancer::config::Mode;
 use crate::config::{self, Config, ListenConfig, TlsConfig};
 use crate::funnel::known::Known;
 use crate::metrics;
+use crate::operate::transfer::Safety;
 use crate::relay::{Relay, Settings};
 use crate::sale::channel::Channel;
 use crate::store::SaleStore;
@@ -62,6 +65,10 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     let known = Arc::new(Known::new(&config.known, store.clone()));
     let channel = Channel::new(&config.redis, fleet, layouts, known.clone());
     let relay = if config.relay.enabled { Some(Relay::new(Settings::of_config(&config)?)?) } else { None };
+    let balancer = (config.balancer.mode != Mode::Off).then(|| {
+        let safety = Safety::of(&config.durability);
+        Balancer::new(config.redis.clone(), safety, config.balancer.clone(), Vec::new())
+    });
     let key_prefix = config.redis.key_prefix.clone().into_bytes();
     warn_about(&config);
     let fixed = Fixed { store: store.clone(), known };
@@ -91,6 +98,10 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     if let Some(relay) = relay {
         let relay = Mutex::new(Some(relay));
         server.add_service(background_service("relay", RelayService { relay, works: relay_works.clone() }));
+    }
+
+    if let Some(balancer) = balancer {
+        server.add_service(background_service("balancer", balancer));
     }
 
     // Last of all: an upgrade ends the other process, so nothing may go wrong after it.

@@ -95,6 +95,8 @@ pub struct SaleView {
     pub expiry_lag_ms: u64,
     /// Shards that could not be asked: what is here is not all there is.
     pub shards_missing: u64,
+    /// Commands that asked the key, of several the one that was asked most; 0 if the server does not count.
+    pub commands: u64,
     pub skus: Vec<(Bytes, SkuView)>,
 }
 
@@ -211,6 +213,7 @@ pub fn sale(reply: Value) -> Result<SaleView, StoreError> {
             "buyers" => sale.buyers = count(),
             "next_deadline" => sale.next_deadline_ms = count(),
             "expiry_lag_ms" => sale.expiry_lag_ms = count(),
+            "commands" => sale.commands = count(),
             "skus" => sale.skus = skus(value)?,
             _ => {}
         }
@@ -272,7 +275,7 @@ fn items(value: Value) -> Result<Vec<Item>, StoreError> {
         .collect()
 }
 
-fn fields(value: Value) -> Result<Vec<(String, Value)>, StoreError> {
+pub(crate) fn fields(value: Value) -> Result<Vec<(String, Value)>, StoreError> {
     pairs(value)?
         .into_iter()
         .map(|(name, value)| {
@@ -282,7 +285,7 @@ fn fields(value: Value) -> Result<Vec<(String, Value)>, StoreError> {
         .collect()
 }
 
-fn pairs(value: Value) -> Result<Vec<(Value, Value)>, StoreError> {
+pub(crate) fn pairs(value: Value) -> Result<Vec<(Value, Value)>, StoreError> {
     match value {
         Value::Map(pairs) => Ok(pairs),
         Value::Array(flat) if flat.len() % 2 == 0 => {
@@ -325,7 +328,7 @@ pub fn server_error(code: &str, detail: &str) -> StoreError {
     }
 }
 
-fn text(value: &Value) -> Option<String> {
+pub(crate) fn text(value: &Value) -> Option<String> {
     match value {
         Value::SimpleString(text) => Some(text.clone()),
         Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
@@ -335,7 +338,7 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn bytes_of(value: &Value) -> Option<Bytes> {
+pub(crate) fn bytes_of(value: &Value) -> Option<Bytes> {
     match value {
         Value::BulkString(bytes) => Some(Bytes::copy_from_slice(bytes)),
         Value::SimpleString(text) => Some(Bytes::copy_from_slice(text.as_bytes())),
@@ -348,7 +351,7 @@ fn bytes_of(value: &Value) -> Option<Bytes> {
 }
 
 /// A number that counts something; below zero stands for "none".
-fn number(value: &Value) -> Option<u64> {
+pub(crate) fn number(value: &Value) -> Option<u64> {
     match value {
         Value::Int(number) => Some(u64::try_from(*number).unwrap_or(0)),
         Value::BulkString(_) | Value::SimpleString(_) => text(value)?.parse::<i64>().ok().map(|n| n.max(0) as u64),

@@ -25,6 +25,7 @@ pub fn sum(shards: Vec<SaleView>) -> SaleView {
         all.buyers += shard.buyers;
         all.next_deadline_ms = earliest(all.next_deadline_ms, shard.next_deadline_ms);
         all.expiry_lag_ms = all.expiry_lag_ms.max(shard.expiry_lag_ms);
+        all.commands = all.commands.max(shard.commands);
         for (sku, counters) in shard.skus {
             add(&mut all.skus, sku, &counters);
         }
