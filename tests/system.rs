@@ -13,6 +13,7 @@ mod copy_rename_move;
 mod defrag;
 mod demo;
 mod doctor;
+mod drill;
 mod durability;
 mod edge_bad_input;
 mod edge_connections;

@@ -10,7 +10,7 @@
 //! - [`relay`] sends confirmed orders downstream to the shop;
 //! - [`balancer`] moves the stock of a sharded sale to its buyers where the servers cannot;
 //! - [`operate`] is what an operator does with sales: make, look at, restock, stop, check;
-//! - [`demo`] shows a whole sale on one machine;
+//! - [`demo`] shows a whole sale on one machine, [`drill`] rehearses one on yours;
 //! - [`cli`] holds one file per subcommand of the `flashsale` program.
 
 pub mod background;
@@ -18,6 +18,7 @@ pub mod balancer;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod drill;
 pub mod funnel;
 pub mod http;
 pub mod metrics;

@@ -23,6 +23,7 @@ enum Command {
     Holds(cli::holds::Arguments),
     Balance(cli::balance::Arguments),
     Doctor(cli::doctor::Arguments),
+    Drill(cli::drill::Arguments),
     /// Show a whole sale on this machine
     Demo(cli::demo::Arguments),
 }
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Holds(arguments) => cli::holds::run(arguments),
         Command::Balance(arguments) => cli::balance::run(arguments),
         Command::Doctor(arguments) => cli::doctor::run(arguments),
+        Command::Drill(arguments) => cli::drill::run(arguments),
         Command::Demo(arguments) => cli::demo::run(arguments),
     };
     match outcome {

@@ -4,6 +4,7 @@ pub mod balance;
 mod connect;
 pub mod demo;
 pub mod doctor;
+pub mod drill;
 pub mod holds;
 pub mod relay;
 pub mod sale;

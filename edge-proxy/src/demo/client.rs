@@ -9,7 +9,6 @@ use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use super::crowd::Buyer;
-use super::stage::SKU;
 use super::tally::Tally;
 
 /// What the edge answered.
@@ -29,19 +28,23 @@ pub enum Answer {
 pub struct Browser {
     client: Client,
     base: String,
+    /// `/flash/SALE`
+    sale: String,
+    sku: String,
     /// Requests that may be under way at once.
     places: Semaphore,
     tally: Arc<Tally>,
 }
 
 impl Browser {
-    /// For `concurrency` requests at once to the proxy at `base`.
+    /// For `concurrency` requests at once to the proxy at `base`, where a sale offers one SKU.
     ///
     /// # Errors
     /// The client cannot be built.
-    pub fn new(base: &str, concurrency: u32, tally: Arc<Tally>) -> anyhow::Result<Self> {
+    pub fn new(base: &str, sale: &str, sku: &str, concurrency: u32, tally: Arc<Tally>) -> anyhow::Result<Self> {
         let client = Client::builder().timeout(Duration::from_secs(15)).build()?;
-        Ok(Self { client, base: base.to_owned(), places: Semaphore::new(concurrency as usize), tally })
+        let (sale, sku) = (format!("/flash/{sale}"), sku.to_owned());
+        Ok(Self { client, base: base.to_owned(), sale, sku, places: Semaphore::new(concurrency as usize), tally })
     }
 
     /// Looks at a page of the shop.
@@ -63,20 +66,20 @@ impl Browser {
 
     /// Asks for a hold; `key` names it, so that asking twice is asking once.
     pub async fn reserve(&self, buyer: &Buyer, token: &str, quantity: u32, key: &str) -> Answer {
-        let path = format!("/flash/demo/holds?sku={SKU}&qty={quantity}");
+        let path = format!("{}/holds?sku={}&qty={quantity}", self.sale, self.sku);
         self.call(Method::POST, &path, buyer, token, Some(key), None).await
     }
 
     /// Pays for a hold.
     pub async fn confirm(&self, buyer: &Buyer, token: &str, hold: &str) -> Answer {
-        let path = format!("/flash/demo/holds/{hold}/confirm");
+        let path = format!("{}/holds/{hold}/confirm", self.sale);
         let body = serde_json::json!({ "ref": format!("payment-of-{}", buyer.name) });
         self.call(Method::POST, &path, buyer, token, None, Some(body)).await
     }
 
     /// Gives a hold back.
     pub async fn release(&self, buyer: &Buyer, token: &str, hold: &str) -> Answer {
-        let path = format!("/flash/demo/holds/{hold}");
+        let path = format!("{}/holds/{hold}", self.sale);
         self.call(Method::DELETE, &path, buyer, token, None, None).await
     }
 

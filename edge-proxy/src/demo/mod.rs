@@ -4,15 +4,15 @@
 //! [`rush`] lets them loose through their [`client`] and counts what they are told ([`tally`]), [`proof`] compares that with Redis and with
 //! the shop, [`report`] prints it.
 
-mod client;
-mod crowd;
+pub(crate) mod client;
+pub(crate) mod crowd;
 mod folder;
 mod process;
 mod proof;
 mod report;
 mod rush;
 mod stage;
-mod tally;
+pub(crate) mod tally;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use tokio::time::{interval, sleep};
 
 use super::client::{Answer, Browser};
 use super::crowd::{Buyer, Manner, Then, buyer};
-use super::stage::{Stage, unix_now};
+use super::stage::{SALE, SKU, Stage, unix_now};
 use super::tally::{Ending, Tally, ToldOrder};
 use super::{HOLD, Plan};
 
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// # Errors
 /// A server has ended.
 pub async fn run(plan: &Plan, stage: &mut Stage, tally: &Arc<Tally>, opens_at: u64) -> anyhow::Result<Duration> {
-    let browser = Arc::new(Browser::new(&stage.public, plan.concurrency, Arc::clone(tally))?);
+    let browser = Arc::new(Browser::new(&stage.public, SALE, SKU, plan.concurrency, Arc::clone(tally))?);
     let mut crowd = JoinSet::new();
     for number in 0..plan.buyers {
         let buyer = buyer(number, plan.seed);

@@ -16,7 +16,9 @@ use super::Plan;
 use super::folder::Folder;
 use super::process::{Process, free_port};
 
-/// The key of the sale; buyers know it as `/flash/demo`.
+/// The name of the sale, in `/flash/demo`.
+pub const SALE: &str = "demo";
+/// Its key.
 pub const SALE_KEY: &str = "sale:demo";
 pub const SKU: &str = "sneaker";
 const SHOP: &str = include_str!("../../../examples/demo-shop/shop.py");

@@ -1,0 +1,58 @@
+//! What a drill prints at its end.
+
+use super::{Latency, Outcome};
+
+/// The tables, and under them the proof.
+pub fn text(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    let mut row = |name: &str, count: String| text += &format!("{name:<44}{count:>10}\n");
+    row("buyers", outcome.buyers.to_string());
+    for (ending, count) in &outcome.endings {
+        row(&format!("  {ending}"), count.to_string());
+    }
+    row("requests to the sale", outcome.requests.to_string());
+    row("units", outcome.units.to_string());
+    row("sold", outcome.sold.to_string());
+    row("left", outcome.left.to_string());
+    row("oversold", outcome.oversold.to_string());
+    if !outcome.funnel.is_empty() {
+        text += "\nstage of the funnel\n";
+        for (stage, outcome, count) in &outcome.funnel {
+            text += &format!("  {:<42}{count:>10}\n", format!("{stage}: {outcome}"));
+        }
+    }
+    text += &format!(
+        "\n{} shards, {:.1} s from the opening, {:.0} requests/s\n\n{:<10}{:>8}{:>10}{:>10}{:>10}{:>10}{:>10}\n",
+        outcome.shards,
+        outcome.seconds,
+        outcome.asked_per_second,
+        "ms",
+        "count",
+        "p50",
+        "p90",
+        "p99",
+        "p99.9",
+        "longest"
+    );
+    text += &line("reserve", &outcome.reserve);
+    text += &line("confirm", &outcome.confirm);
+    if outcome.late_ms > 100.0 {
+        text += &format!(
+            "\nThis machine sent requests up to {:.0} ms late: it is too slow for so many buyers in so short a time, and the \
+             latencies above are its own.\n",
+            outcome.late_ms
+        );
+    }
+    text.push('\n');
+    for check in &outcome.checks {
+        let mark = if check.against.is_empty() { "ok  " } else { "FAIL" };
+        text += &format!("{mark} {}\n", check.claim);
+        check.against.iter().take(10).for_each(|fact| text += &format!("       {fact}\n"));
+    }
+    text
+}
+
+fn line(name: &str, latency: &Latency) -> String {
+    let Latency { count, p50, p90, p99, p999, longest } = latency;
+    format!("{name:<10}{count:>8}{p50:>10.1}{p90:>10.1}{p99:>10.1}{p999:>10.1}{longest:>10.1}\n")
+}
