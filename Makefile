@@ -52,6 +52,10 @@ bench: ## what each command costs beside DECR and a Lua script, and what million
 	@scripts/bench.sh commands
 	@scripts/bench.sh scale
 
+.PHONY: bench-edge
+bench-edge: ## what the edge costs beside nginx and bare Pingora, on one core each
+	@scripts/bench.sh edge
+
 .PHONY: fuzz
 fuzz: ## fuzzes parsers, effects, snapshots and commands, FUZZ_SECONDS=60 each
 	@scripts/fuzz.sh

@@ -2,6 +2,7 @@
 # Measures, with the optimised build, and prints tables. docs/performance.md keeps what was measured.
 #
 #   scripts/bench.sh commands   what each command of the module costs beside DECR and a Lua script
+#   scripts/bench.sh edge       what the edge costs beside nginx and bare Pingora; BENCH_SECONDS=10 for each row
 #   scripts/bench.sh scale      what millions of holds cost: memory, the slowest command, expiry, saving and loading
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,14 +13,18 @@ target=${CARGO_TARGET_DIR:-target}
 [[ $target = /* ]] || target=$PWD/$target
 
 case $what in
-commands | scale) ;;
+commands | edge | scale) ;;
 *)
-    echo "usage: scripts/bench.sh commands|scale" >&2
+    echo "usage: scripts/bench.sh commands|edge|scale" >&2
     exit 2
     ;;
 esac
 cargo build --release --locked -p flashsale-module
 export FLASHSALE_MODULE=$target/release/libflashsale.so
+if [ "$what" = edge ]; then
+    cargo build --release --locked -p flashsale-edge --bin flashsale --example bare
+    export FLASHSALE_BIN=$target/release/flashsale FLASHSALE_BARE=$target/release/examples/bare
+fi
 
 echo "machine: $(nproc) cores, $(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n1), $(date -u +%F), commit $(git rev-parse --short HEAD 2>/dev/null || echo '?')"
 # The client is built as the tests are; only what it measures is optimised to the end.

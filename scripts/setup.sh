@@ -59,7 +59,17 @@ fi
 if needs bench; then
     has valgrind || want valgrind "valgrind (counts instructions)"
     has wrk || want wrk "wrk (HTTP load)"
+    has nginx || [ -x /usr/sbin/nginx ] || want nginx-light "nginx (what the edge is measured beside)"
+    has taskset || want util-linux "taskset (a core for each)"
 fi
+
+stop_service() { # stop_service NAME: and it does not start again by itself
+    if [ -d /run/systemd/system ]; then
+        "${as_root[@]}" systemctl disable --now "$1.service" >/dev/null 2>&1 || true
+    elif [ -x "/etc/init.d/$1" ]; then
+        "${as_root[@]}" "/etc/init.d/$1" stop >/dev/null 2>&1 || true
+    fi
+}
 
 install_packages() {
     local as_root=()
@@ -79,9 +89,12 @@ install_packages() {
     echo "setup: installing ${missing[*]} for ${why%, }"
 
     # Debian starts a service when it installs one. This project starts its own servers on free ports,
-    # so a Redis on 6379 that was not there before must not be there afterwards.
+    # so a Redis on 6379 or an nginx on 80 that was not there before must not be there afterwards.
     local redis_was_installed=no
     has redis-server && redis_was_installed=yes
+
+    local nginx_was_installed=no
+    [ -x /usr/sbin/nginx ] && nginx_was_installed=yes
 
     local log
     log=$(mktemp)
@@ -95,13 +108,8 @@ install_packages() {
     fi
     rm -f "$log"
 
-    if [ $redis_was_installed = no ] && has redis-server; then
-        if [ -d /run/systemd/system ]; then
-            "${as_root[@]}" systemctl disable --now redis-server.service >/dev/null 2>&1 || true
-        elif [ -x /etc/init.d/redis-server ]; then
-            "${as_root[@]}" /etc/init.d/redis-server stop >/dev/null 2>&1 || true
-        fi
-    fi
+    [ $redis_was_installed = yes ] || stop_service redis-server
+    [ $nginx_was_installed = yes ] || stop_service nginx
 }
 [ ${#missing[@]} -eq 0 ] || install_packages
 

@@ -19,6 +19,11 @@ pub fn flashsale() -> PathBuf {
     built("FLASHSALE_BIN", "flashsale")
 }
 
+/// Pingora with nothing in it (an example of the edge): `FLASHSALE_BARE`, or `examples/bare`.
+pub fn bare() -> PathBuf {
+    built("FLASHSALE_BARE", "examples/bare")
+}
+
 /// The project's folder.
 pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests lie in the project")
