@@ -133,6 +133,9 @@ pub static TOKENS_VERIFIED: Lazy<IntCounterVec> = counter!(
 pub static JWKS_REFRESHES: Lazy<IntCounterVec> =
     counter!("flashsale_jwks_refreshes_total", "Key sets of tokens read from their file or URL.", &["outcome"]);
 
+pub static CACHE: Lazy<IntCounterVec> =
+    counter!("flashsale_cache_total", "Requests for pages of the shop that a rule keeps, by outcome.", &["outcome"]);
+
 /// Touches every metric, so that it is shown from the start.
 pub fn register() {
     for counters in [
@@ -140,6 +143,7 @@ pub fn register() {
         &SHADOWED,
         &RESPONSES,
         &CONNECTIONS_REFUSED,
+        &CACHE,
         &REDIS_CALLS,
         &KNOWN_REFRESHES,
         &CHANNEL_MESSAGES,

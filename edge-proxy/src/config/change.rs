@@ -5,6 +5,7 @@ use toml::{Table, Value};
 /// Keys, or beginnings of keys, that a running process takes over. All else waits for the next start.
 const LIVE: &[&str] = &[
     "access_log.",
+    "cache.",
     "listen.body_bytes_max",
     "listen.connections_max",
     "listen.connections_per_address",

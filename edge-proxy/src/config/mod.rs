@@ -16,6 +16,7 @@ use crate::funnel::tokens::TokensConfig;
 use crate::relay::config::RelayConfig;
 use crate::sale::SaleConfig;
 
+mod cache;
 pub mod change;
 mod listen;
 mod nearest;
@@ -23,6 +24,7 @@ mod redis;
 pub mod secret;
 mod shop;
 
+pub use self::cache::{CacheConfig, CacheRule};
 pub use self::listen::{AccessLogConfig, ListenConfig, TlsConfig, millis};
 pub use self::redis::{DurabilityConfig, RedisBackend, RedisConfig, RedisMode, SaleEntry, client_at};
 pub use self::shop::{Balance, ShopConfig};
@@ -36,6 +38,7 @@ pub const DEFAULT: &str = concat!(include_str!("default.toml"), "\n", include_st
 pub struct Config {
     pub listen: ListenConfig,
     pub shop: ShopConfig,
+    pub cache: CacheConfig,
     pub redis: RedisConfig,
     pub durability: DurabilityConfig,
     pub sales: Vec<SaleEntry>,
@@ -73,6 +76,7 @@ impl Config {
     fn validate(&self) -> anyhow::Result<()> {
         self.listen.validate()?;
         self.shop.validate()?;
+        self.cache.validate()?;
         self.redis.validate()?;
         self.durability.validate()?;
         self.sales.iter().try_for_each(SaleEntry::validate)?;
@@ -168,6 +172,8 @@ mod tests {
             ("[shop]\nupstreams = [\"shop:99999\"]", "99999"),
             ("[shop]\ntls = true", "sni"),
             ("[shop]\nserver_key_env = \"FLASHSALE_NO_SUCH_VARIABLE\"", "FLASHSALE_NO_SUCH_VARIABLE"),
+            ("[[cache.rules]]\npath = \"p\"\nseconds = 1", "slash"),
+            ("[[cache.rules]]\npath = \"/p\"\nseconds = 0", "seconds"),
             ("[redis]\nurl = \"http://x\"", "url"),
             ("[redis]\ntimeout_ms = -1", "timeout_ms"),
             ("[redis]\nkey_prefix = \"{a}\"", "braces"),

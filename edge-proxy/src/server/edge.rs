@@ -13,6 +13,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::access_log::Line;
+use super::cache::{Fetch, Found, Page};
 use super::header_clock::HeaderClock;
 use super::live::{Current, Live};
 use super::{lifecycle, servers, shop};
@@ -55,6 +56,8 @@ pub struct Request {
     visit: Option<servers::Visit>,
     /// Servers that could not take it.
     tried: Vec<usize>,
+    /// The shop's answer, if it may be kept.
+    fetch: Option<Box<Fetch>>,
     /// Of the body, on its way to the shop.
     body_bytes: u64,
     _in_flight: InFlight,
@@ -89,6 +92,7 @@ impl ProxyHttp for Edge {
             outcome: "",
             visit: None,
             tried: Vec::new(),
+            fetch: None,
             body_bytes: 0,
             _in_flight: InFlight::new(),
         }
@@ -124,6 +128,15 @@ impl ProxyHttp for Edge {
                 if session.is_upgrade_req() {
                     // The two ends of a WebSocket may both be silent for long.
                     session.set_read_timeout(Some(live.shop.websocket_idle()));
+                }
+                match live.cache.find(session.req_header(), is_tls(session)) {
+                    Found::Nothing => {}
+                    Found::Fetch(fetch) => request.fetch = Some(fetch),
+                    Found::Page(page) => {
+                        request.outcome = "cached";
+                        show(session, &page).await?;
+                        return Ok(true);
+                    }
                 }
                 return Ok(false);
             }
@@ -188,8 +201,41 @@ impl ProxyHttp for Edge {
         upstream: &mut RequestHeader,
         request: &mut Request,
     ) -> pingora::Result<()> {
-        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
-        shop::forward(upstream, peer_of(session), tls, &request.live.config.listen.trusted_proxies)
+        if request.fetch.as_ref().is_some_and(|fetch| fetch.hides_cookies()) {
+            upstream.remove_header("cookie");
+        }
+        shop::forward(upstream, peer_of(session), is_tls(session), &request.live.config.listen.trusted_proxies)
+    }
+
+    /// The head of the shop's answer: may it be kept?
+    async fn response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        request: &mut Request,
+    ) -> pingora::Result<()> {
+        if !response.status.is_informational() && request.fetch.as_mut().is_some_and(|fetch| !fetch.head(response)) {
+            request.fetch = None;
+        }
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
+        request: &mut Request,
+    ) -> pingora::Result<Option<Duration>> {
+        if let (Some(fetch), Some(piece)) = (&mut request.fetch, body)
+            && !fetch.body(piece)
+        {
+            request.fetch = None;
+        }
+        if end_of_stream && let Some(fetch) = request.fetch.take() {
+            fetch.finish();
+        }
+        Ok(None)
     }
 
     /// The shop did not answer: say so in the same form as every other refusal.
@@ -391,6 +437,16 @@ async fn respond(session: &mut Session, reply: Reply) -> pingora::Result<()> {
         session.write_response_body(Some(reply.body), true).await?;
     }
     Ok(())
+}
+
+/// Answers with a page that was kept.
+async fn show(session: &mut Session, page: &Page) -> pingora::Result<()> {
+    session.write_response_header(Box::new(page.header()?), false).await?;
+    session.write_response_body(Some(page.body()), true).await
+}
+
+fn is_tls(session: &Session) -> bool {
+    session.digest().is_some_and(|digest| digest.ssl_digest.is_some())
 }
 
 fn peer_of(session: &Session) -> IpAddr {

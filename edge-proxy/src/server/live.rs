@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::access_log::AccessLog;
+use super::cache::Cache;
 use super::edge::Limits;
 use super::shop::Shop;
 use crate::config::Config;
@@ -29,6 +30,7 @@ pub struct Live {
     pub funnel: Funnel,
     pub counter: Counter,
     pub shop: Shop,
+    pub cache: Arc<Cache>,
     pub access_log: AccessLog,
     pub limits: Limits,
     rates: (Arc<AddressRate>, Arc<BuyerRate>),
@@ -48,6 +50,10 @@ impl Live {
             Some(before) if before.config.rates == config.rates => before.rates.clone(),
             _ => (Arc::new(AddressRate::new(&config.rates)), Arc::new(BuyerRate::new(&config.rates))),
         };
+        let cache = match before {
+            Some(before) if before.config.cache == config.cache => before.cache.clone(),
+            _ => Arc::new(Cache::new(&config.cache)),
+        };
         let stages: Vec<Arc<dyn Stage>> = vec![
             rates.0.clone(),
             Arc::new(KnownStage::new(fixed.known.clone(), refusals.clone())),
@@ -58,6 +64,7 @@ impl Live {
             funnel: Funnel::new(stages),
             counter: Counter::new(fixed.store.clone(), fixed.known.clone(), refusals, &config.sale, &config.redis),
             shop: Shop::new(&config.shop)?,
+            cache,
             access_log: AccessLog::new(&config.access_log),
             limits: Limits { headers: config.listen.headers_max, body_bytes: config.listen.body_bytes_max },
             rates,

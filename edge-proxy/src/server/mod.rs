@@ -4,13 +4,15 @@
 //!   is for TLS, and [`connection`] is what becomes of them, with a [`header_clock`] each;
 //! - [`door`] takes requests from them;
 //! - [`edge`] answers a request or passes it on: the phases of Pingora's proxy, from top to bottom;
-//! - [`shop`] is the shop behind: time limits, forwarded headers; [`servers`] chooses among its servers;
+//! - [`shop`] is the shop behind: time limits, forwarded headers; [`servers`] chooses among its servers,
+//!   [`cache`] keeps some of its pages;
 //! - [`admin`] is the other listener: metrics, health, the JSON API;
 //! - [`access_log`] writes a line for some of the requests, [`calm_log`] is for people;
 //! - [`lifecycle`] starts it all and stops it gently; [`reload`] puts a new [`live`] in place of the old.
 
 pub mod access_log;
 pub mod admin;
+pub mod cache;
 pub mod calm_log;
 pub mod certificate;
 pub mod connection;
