@@ -16,6 +16,7 @@ on_every_server!(
     units_in_transit_are_neither_made_nor_lost,
     a_cluster_takes_four_shards_for_each_primary,
     the_library_is_operated_by_the_same_commands,
+    a_failover_in_the_middle_is_waited_for,
 );
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -248,6 +249,27 @@ fn a_cluster_takes_four_shards_for_each_primary(server: Server) {
     let show = run(&["sale", "show", "rush", "--json"]).json();
     assert_eq!(show["shards"][0]["info"]["skus"]["tee"]["available"].as_u64(), Some(120));
     assert_eq!((sum(&show, "tee", "available"), sum(&show, "tee", "in_transit")), (120, 0));
+}
+
+fn a_failover_in_the_middle_is_waited_for(server: Server) {
+    let mut cluster = Cluster::with_module(server).start();
+    let url = cluster.primaries()[1].url();
+    let run = |words: &[&str]| flashsale(&[words, &["--redis", &url, "--replicas", "1", "--timeout", "40"]].concat());
+    run(&["sale", "create", "1", "--shards", "auto", "--stock", "tee=120"]).ok();
+    // What was acknowledged to nobody's knowledge would be lost with the primary.
+    let key = cluster.primaries()[0].client().ok(&["FLASH.SHARDS", "sale:1", "12"]).at(0).text();
+    let mut client = cluster.primaries()[0].client();
+    client.ok(&["FLASH.STOCK", &key, "tee", "0"]);
+    assert_eq!(client.ok(&["WAIT", "1", "10000"]).integer(), 1);
+    cluster.primaries()[0].kill_9();
+    // Four of the twelve shards are nowhere until the replica has taken over.
+    run(&["sale", "restock", "1", "tee=+24", "--id", "late"]).ok();
+    run(&["sale", "restock", "1", "tee=+24", "--id", "late"]).ok();
+    let show = run(&["sale", "show", "1", "--json"]).json();
+    assert_eq!((sum(&show, "tee", "stocked"), sum(&show, "tee", "available")), (144, 144));
+    let replica = format!("127.0.0.1:{}", cluster.replicas()[0].port());
+    assert_eq!(show["shards"][0]["server"].as_str(), Some(&*replica), "{show}");
+    run(&["sale", "audit", "1"]).ok();
 }
 
 fn the_library_is_operated_by_the_same_commands(server: Server) {

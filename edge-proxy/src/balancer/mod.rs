@@ -32,6 +32,8 @@ use crate::operate::{Deployment, Patience, Sale, ShardInfo, list};
 use crate::store::nodes::Dialect;
 use crate::store::redis::unix_ms;
 
+/// After a search for sales nobody searches for so many times as long as it took.
+const SEARCH_REST: u32 = 20;
 /// A sale that nobody has touched for so long is looked at less often.
 const CALM: Duration = Duration::from_secs(5);
 /// Units that stay in transit for two looks have been left there by a mover that is gone, or by a lost message.
@@ -70,14 +72,23 @@ impl Balancer {
     }
 
     async fn work(&self) {
+        let mut was_told = false;
         loop {
             match Deployment::open(&self.redis, self.patience()).await {
-                Ok(deployment) if self.is_needed(&deployment).await => self.watch(Arc::new(deployment)).await,
+                Ok(deployment) if self.is_needed(&deployment).await => {
+                    was_told = false;
+                    self.watch(Arc::new(deployment)).await;
+                }
                 Ok(_) => {
                     log::debug!("balancer: the servers move stock by themselves");
                     sleep(self.config.discover() * 10).await;
                 }
-                Err(error) => log::warn!("balancer: {error:#}; trying again"),
+                // Once is enough until it has changed.
+                Err(error) if was_told => log::debug!("balancer: {error:#}"),
+                Err(error) => {
+                    was_told = true;
+                    log::warn!("balancer: {error:#}; trying again until it goes");
+                }
             }
             sleep(self.config.discover()).await;
         }
@@ -123,7 +134,9 @@ impl Balancer {
                         }
                     }
                 }
-                discover_at = Instant::now() + self.config.discover();
+                // Servers may hold millions of other keys: looking through them must not be what they are busy with.
+                let rest = now.elapsed() * SEARCH_REST;
+                discover_at = Instant::now() + self.config.discover().max(rest);
             }
             let due = sales.values_mut().filter(|watched| watched.next_at <= Instant::now());
             join_all(due.map(|watched| self.look(&deployment, watched))).await;

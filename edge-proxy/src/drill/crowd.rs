@@ -21,6 +21,8 @@ use crate::store::redis::unix_ms;
 
 /// How often a request whose outcome is open is sent again.
 const REPEATS: u32 = 20;
+/// The sale opens by the server's clock: nobody is to come too early by that.
+const CLOCKS_APART: Duration = Duration::from_millis(200);
 /// Most failures that are told in words.
 const FAILURES: usize = 10;
 
@@ -211,7 +213,7 @@ fn arrivals(buyers: u32, over: Duration, seed: u64) -> Vec<Duration> {
 /// A visit could not be carried out at all.
 pub async fn come(crowd: &Arc<Crowd>, plan: &Plan) -> anyhow::Result<f64> {
     let opens_in = Duration::from_millis(crowd.opens_at.saturating_sub(unix_ms()));
-    let opens = Instant::now() + opens_in;
+    let opens = Instant::now() + opens_in + CLOCKS_APART;
     let bar = bar(plan.buyers);
     let mut visits = JoinSet::new();
     for (number, after) in (0..).zip(arrivals(plan.buyers, plan.over, plan.seed)) {

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use flashsale_core::bounds::MAX_STOCKED;
+use futures_util::future::try_join_all;
 use redis::{Cmd, Value};
 
 use super::deployment::{Deployment, Trouble, checked};
@@ -158,42 +159,58 @@ pub async fn gather(
     let mut gathered = Gathered::default();
     for _ in 0..ROUNDS {
         let infos: Vec<Option<ShardInfo>> = sale.whole(deployment).await?.into_iter().map(Some).collect();
-        let known = pairs(&infos, sku);
-        let mut moved = 0;
+        let has = available(&infos, sku, to);
+        let steps = plan(&infos, sku, to, wanted);
+        let moves = steps.into_iter().map(|(pair, qty)| async move {
+            let moved = match qty {
+                0 => finish(deployment, sale, sku, pair, safety).await,
+                qty => send(deployment, sale, sku, pair, qty, safety).await,
+            };
+            moved.map(|moved| (pair, moved))
+        });
+        let (mut moved, mut arrived) = (0, 0);
         gathered.waiting = 0;
-        for &pair in known.iter().filter(|pair| pair.granted > pair.accepted) {
-            let step = finish(deployment, sale, sku, pair, safety).await?;
+        for (pair, step) in try_join_all(moves).await? {
             moved += step.units;
             gathered.waiting += step.waiting;
-            gathered.units += if pair.to == to { step.units } else { 0 };
+            arrived += if pair.to == to { step.units } else { 0 };
         }
-        let available = |shard: u32| {
-            let info = infos[shard as usize].as_ref()?;
-            Some(info.skus.get(sku)?.available)
-        };
-        let mut lacking = wanted.saturating_sub(available(to).unwrap_or(0) + moved);
-        let mut donors: Vec<(u64, u32)> = (0..sale.shards())
-            .filter(|&shard| shard != to)
-            .filter_map(|shard| available(shard).filter(|&units| units > 0).map(|units| (units, shard)))
-            .collect();
-        donors.sort_unstable_by(|one, other| other.cmp(one));
-        for (units, from) in donors {
-            if lacking == 0 {
-                break;
-            }
-            let known = known.iter().find(|pair| (pair.from, pair.to) == (from, to)).copied();
-            let pair = known.unwrap_or(Pair { from, to, granted: 0, accepted: 0 });
-            let step = send(deployment, sale, sku, pair, units.min(lacking), safety).await?;
-            lacking = lacking.saturating_sub(step.units);
-            moved += step.units;
-            gathered.units += step.units;
-            gathered.waiting += step.waiting;
-        }
-        if moved == 0 || lacking == 0 && wanted < u64::MAX {
+        gathered.units += arrived;
+        if moved == 0 || has + arrived >= wanted {
             break;
         }
     }
     Ok(gathered)
+}
+
+fn available(infos: &[Option<ShardInfo>], sku: &[u8], shard: u32) -> u64 {
+    let info = infos.get(shard as usize).and_then(Option::as_ref);
+    info.and_then(|info| info.skus.get(sku)).map_or(0, |counters| counters.available)
+}
+
+/// What brings the shard `to` to `wanted` units: transfers to finish (of 0 units), and new ones, the richest first.
+fn plan(infos: &[Option<ShardInfo>], sku: &[u8], to: u32, wanted: u64) -> Vec<(Pair, u64)> {
+    let known = pairs(infos, sku);
+    let mut steps: Vec<(Pair, u64)> =
+        known.iter().filter(|pair| pair.granted > pair.accepted).map(|&pair| (pair, 0)).collect();
+    let coming = steps.iter().filter(|(pair, _)| pair.to == to).map(|(pair, _)| pair.granted - pair.accepted);
+    let mut lacking = wanted.saturating_sub(available(infos, sku, to) + coming.sum::<u64>());
+    let mut donors: Vec<(u64, u32)> = (0..infos.len() as u32)
+        .filter(|&shard| shard != to)
+        .map(|shard| (available(infos, sku, shard), shard))
+        .filter(|&(units, _)| units > 0)
+        .collect();
+    donors.sort_unstable_by(|one, other| other.cmp(one));
+    for (units, from) in donors {
+        let pair = known.iter().find(|pair| (pair.from, pair.to) == (from, to)).copied();
+        let pair = pair.unwrap_or(Pair { from, to, granted: 0, accepted: 0 });
+        // One step for a pair at a time: what is in transit is finished in this round, more may follow in the next.
+        if lacking > 0 && pair.granted == pair.accepted {
+            steps.push((pair, units.min(lacking)));
+            lacking = lacking.saturating_sub(units);
+        }
+    }
+    steps
 }
 
 /// `GRANTED total available`; a SKU that the donor does not know has granted nothing.
@@ -203,5 +220,38 @@ fn granted_total(replies: &[Value]) -> Option<u64> {
         "GRANTED" => number(words.get(1)?),
         "NOSKU" => Some(0),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::operate::SkuInfo;
+
+    fn shard(available: u64, granted_to: &[(u32, u64)], accepted_from: &[(u32, u64)]) -> Option<ShardInfo> {
+        let (granted_to, accepted_from) =
+            (granted_to.iter().copied().collect(), accepted_from.iter().copied().collect());
+        let tee = SkuInfo { available, granted_to, accepted_from, ..SkuInfo::default() };
+        Some(ShardInfo { skus: BTreeMap::from([("tee".into(), tee)]), ..ShardInfo::default() })
+    }
+
+    fn steps(infos: &[Option<ShardInfo>], wanted: u64) -> Vec<(u32, u32, u64)> {
+        plan(infos, b"tee", 0, wanted).iter().map(|(pair, qty)| (pair.from, pair.to, *qty)).collect()
+    }
+
+    #[test]
+    fn the_richest_gives_first_and_no_more_than_is_wanted() {
+        let infos = [shard(1, &[], &[]), shard(4, &[], &[]), shard(9, &[], &[])];
+        assert_eq!(steps(&infos, 11), [(2, 0, 9), (1, 0, 1)]);
+        assert_eq!(steps(&infos, u64::MAX), [(2, 0, 9), (1, 0, 4)]);
+        assert_eq!(steps(&infos, 1), []);
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_finished_and_counted() {
+        let infos = [shard(1, &[], &[(1, 2)]), shard(4, &[(0, 5), (2, 1)], &[]), shard(9, &[], &[])];
+        assert_eq!(steps(&infos, 6), [(1, 0, 0), (1, 2, 0), (2, 0, 2)]);
     }
 }

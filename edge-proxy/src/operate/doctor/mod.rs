@@ -13,7 +13,9 @@ pub use self::probe::{HotSample, Probe};
 pub use self::sales::SaleFacts;
 
 use super::Deployment;
+use crate::balancer::config::Mode;
 use crate::config::{Config, DurabilityConfig};
+use crate::store::nodes::Dialect;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -97,6 +99,18 @@ pub async fn examine(
     findings.extend(servers::judge_together(&good));
     match sales::look(deployment, prefix, names, sample).await {
         Ok((facts, hot)) => {
+            let moves_by_itself = is_cluster && deployment.dialect() == Dialect::Module;
+            let in_shards = facts.iter().flatten().any(|facts| facts.book.shards.len() > 1);
+            let is_off = wishes.config.is_some_and(|config| config.balancer.mode == Mode::Off);
+            if in_shards && !moves_by_itself && is_off {
+                findings.push(Finding::warn(
+                    "balancer",
+                    "the config",
+                    "[balancer] mode is off, and these servers cannot move stock among themselves: a shard that is \
+                     bought empty stays empty",
+                    "set mode = \"auto\", or run `flashsale balance`",
+                ));
+            }
             for facts in facts {
                 match facts {
                     Ok(facts) => findings.extend(sales::judge(&facts)),
@@ -108,8 +122,8 @@ pub async fn examine(
                     )),
                 }
             }
-            // A moment tells nothing of rates.
-            if !sample.is_zero() {
+            // A moment tells nothing of rates, and the library does not count.
+            if !sample.is_zero() && deployment.dialect() == Dialect::Module {
                 findings.extend(sales::judge_heat(&hot, topology.nodes.len()));
             }
         }
