@@ -146,14 +146,31 @@ pub struct EffectLog {
     /// Length of version and time.
     header: usize,
     effects: usize,
+    wording: Wording,
+    /// Commands that are told by their own words.
+    commands: usize,
+}
+
+/// Whether commands that name their effects may be told by their own words (see [`Sale::effects_in_words`]).
+///
+/// [`Sale::effects_in_words`]: crate::Sale::effects_in_words
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wording {
+    /// Every effect is written out.
+    #[default]
+    Effects,
+    /// They may: whoever reads the log gets the words too.
+    Words,
 }
 
 impl EffectLog {
     /// Forgets everything but a moderate buffer, and starts a log of effects at `at_ms`.
-    pub fn start(&mut self, at_ms: u64) {
+    pub fn start(&mut self, at_ms: u64, wording: Wording) {
         self.bytes.clear();
-        self.bytes.shrink_to(MOST_KEPT_BYTES);
-        self.effects = 0;
+        if self.bytes.capacity() > MOST_KEPT_BYTES {
+            self.bytes.shrink_to(MOST_KEPT_BYTES);
+        }
+        (self.effects, self.commands, self.wording) = (0, 0, wording);
         self.bytes.push(LOG_VERSION);
         put_varint(&mut self.bytes, at_ms);
         self.header = self.bytes.len();
@@ -173,9 +190,40 @@ impl EffectLog {
         self.effects += 1;
     }
 
+    /// Whether the next command may still be told by its own words.
+    pub(crate) fn takes_words(&self) -> bool {
+        self.wording == Wording::Words && self.effects == 0
+    }
+
+    /// A command has been carried out that its own words tell.
+    pub(crate) fn count_words(&mut self) {
+        self.commands += 1;
+    }
+
+    /// How many commands are told by their own words.
+    pub fn commands(&self) -> usize {
+        self.commands
+    }
+
+    /// Puts effects in the place of the words that were counted, before all others, and takes no words any more.
+    pub(crate) fn spell_out<'a>(&mut self, effects: impl IntoIterator<Item = Effect<'a>>) {
+        (self.commands, self.wording) = (0, Wording::Effects);
+        let mut encoded = Vec::new();
+        for effect in effects {
+            effect.encode(&mut encoded);
+            self.effects += 1;
+        }
+        self.bytes.splice(self.header..self.header, encoded);
+    }
+
     /// Whether nothing has changed since the start.
     pub fn is_empty(&self) -> bool {
-        self.effects == 0
+        !self.has_effects() && self.commands == 0
+    }
+
+    /// Whether there are effects that no words tell.
+    pub fn has_effects(&self) -> bool {
+        self.effects > 0
     }
 
     /// The log as bytes.

@@ -4,7 +4,7 @@
 mod counting;
 
 use flashsale_core::command::{Command, Confirm, Item, Release, Reserve, Return, Stock};
-use flashsale_core::effect::EffectLog;
+use flashsale_core::effect::{EffectLog, Wording};
 use flashsale_core::facts::Facts;
 use flashsale_core::memory::Mover;
 use flashsale_core::{Sale, Settings, Shard, Situation};
@@ -53,7 +53,7 @@ impl Story {
 
     fn run(&mut self, command: &Command<'_>) {
         let situation = Situation { now_ms: self.now_ms, fresh_id: b"fresh", ..Situation::default() };
-        self.log.start(self.now_ms);
+        self.log.start(self.now_ms, Wording::Effects);
         self.facts.clear();
         self.sale.run(command, &situation, &mut self.log, &mut self.facts).expect("a command that is meant");
     }

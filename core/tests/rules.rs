@@ -1,7 +1,7 @@
 //! Rules that were once broken, each with the smallest story that shows it.
 
 use flashsale_core::command::{Accept, Change, Command, Confirm, Item, Items, Order, Release, Reserve, Return, Stock};
-use flashsale_core::effect::EffectLog;
+use flashsale_core::effect::{EffectLog, Wording};
 use flashsale_core::facts::Facts;
 use flashsale_core::outcome::{Field, Misuse, Outcome};
 use flashsale_core::{Events, Sale, Settings, Shard, Situation};
@@ -27,7 +27,7 @@ impl Shop {
 
     fn try_run<'a>(&mut self, command: &Command<'a>) -> Result<Outcome<'a>, Misuse> {
         let situation = Situation { now_ms: self.now_ms, elsewhere: true, ..Situation::default() };
-        self.log.start(self.sale.now(self.now_ms));
+        self.log.start(self.sale.now(self.now_ms), Wording::Effects);
         self.facts.clear();
         let outcome = self.sale.run(command, &situation, &mut self.log, &mut self.facts);
         assert_eq!(self.facts.inconsistent, None, "{command:?}");

@@ -6,7 +6,7 @@ mod counting;
 
 use counting::Counted;
 use flashsale_core::command::{Command, Confirm, Item, Release, Reserve, Stock};
-use flashsale_core::effect::{Effect, EffectLog, read_log};
+use flashsale_core::effect::{Effect, EffectLog, Wording, read_log};
 use flashsale_core::facts::Facts;
 use flashsale_core::outcome::Outcome;
 use flashsale_core::snapshot::Loader;
@@ -35,7 +35,7 @@ impl Shop {
 
     fn run<'a>(&mut self, command: &Command<'a>) -> Outcome<'a> {
         let situation = Situation { now_ms: self.now_ms, ..Situation::default() };
-        self.log.start(self.now_ms);
+        self.log.start(self.now_ms, Wording::Effects);
         self.facts.clear();
         self.sale.run(command, &situation, &mut self.log, &mut self.facts).expect("a command that is meant")
     }
@@ -160,7 +160,7 @@ fn a_million_holds_due_at_once_are_ended_a_few_at_a_time() {
             break;
         }
         swept += due.len();
-        shop.log.start(shop.now_ms);
+        shop.log.start(shop.now_ms, Wording::Effects);
         shop.facts.clear();
         let counted = counting::during(|| shop.sale.expire(&due, shop.now_ms, &mut shop.log, &mut shop.facts));
         assert!(counted.bytes <= MOST_BYTES, "{counted:?}");

@@ -7,7 +7,7 @@ use arbitrary::{Arbitrary, Result, Unstructured};
 use flashsale_core::command::{
     Accept, Change, Command, Confirm, Grant, Item, Items, Order, Release, Reserve, Return, Stock,
 };
-use flashsale_core::effect::{EffectLog, read_log};
+use flashsale_core::effect::{EffectLog, Wording, read_log};
 use flashsale_core::facts::Facts;
 use flashsale_core::model::Model;
 use flashsale_core::{Events, Sale, Settings, Shard, Situation};
@@ -164,7 +164,7 @@ fuzz_target!(|steps: Vec<Step>| {
         let fresh_id = format!("00000000-{number}");
         let situation =
             Situation { now_ms, fresh_id: fresh_id.as_bytes(), backlog: step.backlog, elsewhere: step.elsewhere };
-        log.start(sale.now(now_ms));
+        log.start(sale.now(now_ms), Wording::Effects);
         facts.clear();
         let outcome = sale.run(&step.command, &situation, &mut log, &mut facts);
         assert_eq!(outcome, model.run(&step.command, &situation), "{:?}", step.command);

@@ -5,7 +5,7 @@
 
 #![no_main]
 
-use flashsale_core::effect::{Effect, EffectLog, read_log};
+use flashsale_core::effect::{Effect, EffectLog, Wording, read_log};
 use flashsale_core::facts::Facts;
 use flashsale_core::{Sale, Settings, Shard};
 use libfuzzer_sys::fuzz_target;
@@ -28,7 +28,7 @@ fn apply(sale: &mut Sale, bytes: &[u8]) -> Option<&'static str> {
 fn lively_sale() -> Sale {
     let mut sale = Sale::new(Settings::default(), Shard { index: 0, count: 3 }, [1, 2]);
     let mut log = EffectLog::default();
-    log.start(1_000);
+    log.start(1_000, Wording::Effects);
     log.push(&Effect::Stock { sku: b"tee", delta: 9, alloc_id: None, limit: None });
     for id in [b"h0", b"h1"] {
         let items = [(0, 2)].into_iter().collect();

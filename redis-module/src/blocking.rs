@@ -71,7 +71,7 @@ pub(crate) fn run_or_wait<'c>(call: &mut Call<'c, '_>, command: &Command<'c>, ms
     let db = call.ctx.selected_db();
     let key = call.key_name.bytes();
     if !call.state.waiters.enter(db, key) {
-        return call.run(command);
+        return call.run_as(command, Waiting::Never).map(|_| ());
     }
     let request = Request { db, key: key.to_vec(), words: call.words.iter().map(|word| word.to_vec()).collect() };
     let mut keys = [call.key_name.raw()];

@@ -6,7 +6,7 @@ use crate::order_stream::OrderStream;
 use crate::server::{Access, Ctx, ServerString};
 use crate::state::State;
 use crate::totals;
-use flashsale_core::effect::read_log;
+use flashsale_core::effect::{Wording, read_log};
 use flashsale_core::outcome::Misuse;
 use flashsale_core::protocol::{ParseError, reply};
 use flashsale_core::{Command, Effect, Events, Outcome, Sale, Situation};
@@ -83,15 +83,23 @@ enum StreamUse {
 impl<'c> Call<'c, '_> {
     /// Carries out a command on the sale in the key, and answers.
     pub fn run(&mut self, command: &Command<'c>) -> Result<(), Fault> {
-        self.run_as(command, Waiting::Never).map(|_| ())
+        if self.is_replayed() {
+            return apply_words(self, std::slice::from_ref(command));
+        }
+        self.run_and_answer(command, Wording::Words, Waiting::Never).map(|_| ())
     }
 
-    /// Carries out a command. With [`Waiting::Possible`] it stays unanswered if waiting may help.
+    /// Carries out a command whose client may wait, or waits. With [`Waiting::Possible`] it stays unanswered if
+    /// waiting may help. Who waits has no words any more that the server could replicate.
     pub fn run_as(&mut self, command: &Command<'c>, waiting: Waiting) -> Result<Answered, Fault> {
+        self.run_and_answer(command, Wording::Effects, waiting)
+    }
+
+    fn run_and_answer(&mut self, command: &Command<'c>, wording: Wording, waiting: Waiting) -> Result<Answered, Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Write);
         let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
         value.count_commands(1);
-        let now_ms = self.start(value)?;
+        let now_ms = self.start(value, wording)?;
         let answered = self.step_contained(value, command, now_ms, waiting);
         finish(self.ctx, self.state, self.key_name, value, self.stream.take());
         answered
@@ -101,7 +109,7 @@ impl<'c> Call<'c, '_> {
     pub fn carry_out(&mut self, command: &Command<'c>) -> Result<Outcome<'c>, Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Write);
         let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
-        let now_ms = self.start(value)?;
+        let now_ms = self.start(value, Wording::Effects)?;
         let backlog = self.backlog(value, command)?;
         let situation = Situation { now_ms, backlog, ..Situation::default() };
         let (sale, state) = (value.sale_mut()?, &mut *self.state);
@@ -112,24 +120,39 @@ impl<'c> Call<'c, '_> {
 
     /// Carries out commands as one step; the answer is an array of their answers.
     pub fn run_all(&mut self, commands: &[Command<'c>]) -> Result<(), Fault> {
+        if self.is_replayed() {
+            return apply_words(self, commands);
+        }
         let mut key = self.ctx.open(self.key_name, Access::Write);
         let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
         value.count_commands(commands.len());
-        let now_ms = self.start(value)?;
+        let now_ms = self.start(value, Wording::Words)?;
         reply::Reply::array(&mut self.ctx, commands.len());
-        for command in commands {
+        for (at, command) in commands.iter().enumerate() {
+            let before = self.state.log.commands();
             if let Err(fault) = self.step_contained(value, command, now_ms, Waiting::Never) {
                 self.ctx.error(&fault.text());
+            }
+            // The words of a call tell all of its commands or none.
+            if before == at && self.state.log.commands() == before {
+                value.sale()?.spell_out(&commands[..at], &mut self.state.log);
             }
         }
         finish(self.ctx, self.state, self.key_name, value, self.stream.take());
         Ok(())
     }
 
+    /// Whether the command was carried out by the primary, or before a restart, and comes in its own words.
+    fn is_replayed(&self) -> bool {
+        let replayed = self.state.obeys && self.ctx.flags().is_replayed();
+        debug_assert_eq!(replayed, self.ctx.flags().is_replayed());
+        replayed
+    }
+
     /// Starts the log of a step, and tells its time.
-    fn start(&mut self, value: &Value) -> Result<u64, Fault> {
+    fn start(&mut self, value: &Value, wording: Wording) -> Result<u64, Fault> {
         let now_ms = value.sale()?.now(self.state.now());
-        self.state.log.start(now_ms);
+        self.state.log.start(now_ms, wording);
         self.state.facts.clear();
         Ok(now_ms)
     }
@@ -272,7 +295,7 @@ pub(crate) fn expire(
     let Ok(sale) = value.sale_mut() else { return 0 };
     let now_ms = sale.now(server_ms);
     let due = sale.due(now_ms, most);
-    state.log.start(now_ms);
+    state.log.start(now_ms, Wording::Effects);
     state.facts.clear();
     sale.expire(&due, now_ms, &mut state.log, &mut state.facts);
     finish(ctx, state, key_name, value, None);
@@ -293,7 +316,12 @@ pub(crate) fn finish<'c>(
             value.count_entries(state.facts.entries.len());
             write_stream(state, value, stream.or_else(|| OrderStream::open(ctx, key_name)));
         }
-        ctx.replicate_effects(key_name, state.log.bytes());
+        if state.log.has_effects() {
+            ctx.replicate_effects(key_name, state.log.bytes());
+        }
+        if state.log.commands() > 0 {
+            ctx.replicate_verbatim();
+        }
         ctx.signal_modified(key_name);
         if state.facts.may_help_waiters() {
             state.waiters.wake(ctx, key_name);
@@ -332,7 +360,7 @@ pub(crate) fn create(call: &mut Call<'_, '_>, mut effects: Vec<Effect<'_>>) -> R
         effects.insert(1, floor);
     }
     let now_ms = call.state.now();
-    call.state.log.start(now_ms);
+    call.state.log.start(now_ms, Wording::Effects);
     call.state.facts.clear();
     let value = create_value(&mut key, call.state, &effects)?;
     for effect in &effects {
@@ -372,6 +400,31 @@ pub(crate) fn apply_log(call: &mut Call<'_, '_>, log: &[u8]) -> Result<(), Fault
     for effect in effects {
         value.sale_mut()?.apply(at_ms, effect, &mut call.state.facts);
     }
+    applied(call, value)
+}
+
+/// Carries out commands that were decided elsewhere and come in their own words.
+fn apply_words(call: &mut Call<'_, '_>, commands: &[Command<'_>]) -> Result<(), Fault> {
+    let mut key = call.ctx.open(call.key_name, Access::Write);
+    let value = SaleKey::of(&mut key, call.state.data_type)?.ok_or(Fault::NoSale)?;
+    call.state.facts.clear();
+    let sale = value.sale_mut()?;
+    for command in commands {
+        let Some(effects) = sale.effects_in_words(command) else {
+            call.state.facts.inconsistent = Some("a command that has no effect here");
+            continue;
+        };
+        for effect in &effects {
+            sale.apply(sale.clock_ms(), effect, &mut call.state.facts);
+        }
+    }
+    applied(call, value)?;
+    reply::Reply::ok(&mut call.ctx);
+    Ok(())
+}
+
+/// What follows effects that were decided elsewhere: the stream, whoever replicates from here, news.
+fn applied(call: &mut Call<'_, '_>, value: &mut Value) -> Result<(), Fault> {
     if !call.state.facts.entries.is_empty() {
         value.count_entries(call.state.facts.entries.len());
         match OrderStream::open(call.ctx, call.key_name) {

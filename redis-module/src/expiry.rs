@@ -89,7 +89,10 @@ unsafe extern "C" fn on_timer(raw: *mut raw::RedisModuleCtx, _data: *mut c_void)
     // SAFETY: the context of a timer callback, on the main thread.
     let ctx = unsafe { Ctx::from_raw(raw) };
     let flags = ctx.flags();
-    let idle = flags.is_replica() || flags.is_loading() || must_keep_quiet();
+    let obeys = flags.is_replica() || flags.is_loading();
+    // Events tell it too; whatever they may miss is mended here.
+    state::try_with(|state| state.obeys = obeys);
+    let idle = obeys || must_keep_quiet();
     let interval_ms = SWEEP_INTERVAL_MS.get();
     let tick =
         if idle { Ok(interval_ms) } else { catch_unwind(AssertUnwindSafe(|| state::with(|state| tick(ctx, state)))) };

@@ -1,6 +1,7 @@
 //! Loading the module: types, commands, events, the timer.
 
 use crate::server::{Ctx, api};
+use crate::state::State;
 use crate::{cluster_bus, commands, config, data_type, expiry, info, rate_type, server, state};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_void};
@@ -66,6 +67,7 @@ fn load(ctx: Ctx<'_>) -> bool {
         let number = |half: &[u8]| half.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte));
         state.seed = [number(left), number(right)];
         state.ids.reincarnate();
+        state.obeys = ctx.flags().is_replica() || ctx.flags().is_loading();
     });
     if !commands::register(ctx) {
         ctx.warn("flashsale: the server refuses a command: is another module using FLASH.*?");
@@ -103,22 +105,52 @@ fn subscribe(ctx: Ctx<'_>) {
         let subscribe = api!(RedisModule_SubscribeToServerEvent);
         subscribe(ctx.raw(), event(raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED), Some(on_role_change));
         subscribe(ctx.raw(), event(raw::REDISMODULE_EVENT_SWAPDB), Some(on_swap_db));
+        subscribe(ctx.raw(), event(raw::REDISMODULE_EVENT_LOADING), Some(on_loading));
+        subscribe(ctx.raw(), event(raw::REDISMODULE_EVENT_EVENTLOOP), Some(on_turn));
     }
 }
 
 /// A promoted replica makes ids of its own.
 unsafe extern "C" fn on_role_change(
-    _ctx: *mut raw::RedisModuleCtx,
+    raw: *mut raw::RedisModuleCtx,
     _event: raw::RedisModuleEvent,
     role: u64,
     _data: *mut c_void,
 ) {
+    // SAFETY: the context of a callback of the server, on the main thread.
+    let ctx = unsafe { Ctx::from_raw(raw) };
     state::try_with(|state| {
         state.bus.forget(&mut state.schedule.found_shards);
         if role == raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER {
             state.ids.reincarnate();
         }
+        state.obeys = role != raw::REDISMODULE_EVENT_REPLROLECHANGED_NOW_MASTER || ctx.flags().is_loading();
     });
+}
+
+/// A file or what a primary sends is being loaded, or has been.
+unsafe extern "C" fn on_loading(
+    raw: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    subevent: u64,
+    _data: *mut c_void,
+) {
+    const OVER: [u64; 2] = [raw::REDISMODULE_SUBEVENT_LOADING_ENDED, raw::REDISMODULE_SUBEVENT_LOADING_FAILED];
+    // SAFETY: as above.
+    let ctx = unsafe { Ctx::from_raw(raw) };
+    state::try_with(|state| state.obeys = !OVER.contains(&subevent) || ctx.flags().is_replica());
+}
+
+/// The event loop has slept, or is about to.
+unsafe extern "C" fn on_turn(
+    _ctx: *mut raw::RedisModuleCtx,
+    _event: raw::RedisModuleEvent,
+    subevent: u64,
+    _data: *mut c_void,
+) {
+    if subevent == raw::REDISMODULE_SUBEVENT_EVENTLOOP_AFTER_SLEEP {
+        state::try_with(State::start_turn);
+    }
 }
 
 unsafe extern "C" fn on_swap_db(

@@ -23,7 +23,7 @@ impl Sale {
         }
     }
 
-    fn confirm_live<'a>(&self, slot: u32, confirm: &Confirm<'a>) -> Decision<'a> {
+    pub(super) fn confirm_live<'a>(&self, slot: u32, confirm: &Confirm<'a>) -> Decision<'a> {
         let mut part = None;
         if !confirm.items.is_empty() {
             let held = self.holds.items(slot);

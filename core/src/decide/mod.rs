@@ -6,12 +6,14 @@
 mod confirm;
 mod due;
 mod hold;
+mod in_words;
 mod order;
 mod reserve;
 mod shards;
 mod stock;
 
 pub use due::DueIds;
+pub use in_words::Effects;
 
 use crate::command::{Command, Items};
 use crate::effect::{Effect, EffectLog, IndexedItems};
@@ -39,7 +41,7 @@ pub struct Decision<'a> {
     /// What the caller is told.
     pub outcome: Outcome<'a>,
     /// What changes; nothing if the command was refused or had been carried out before.
-    pub effects: SmallVec<[Effect<'a>; 2]>,
+    pub effects: Effects<'a>,
 }
 
 impl<'a> Decision<'a> {
@@ -80,7 +82,8 @@ impl Sale {
     }
 
     /// Treats what is due, decides, and applies: the one way in which a primary carries out a command.
-    /// Effects go to `log` (which the caller has started at [`Sale::now`]) and their facts to `facts`.
+    /// Effects go to `log` (which the caller has started at [`Sale::now`]), unless it takes the command's own words
+    /// for them, and their facts to `facts`.
     pub fn run<'a>(
         &mut self,
         command: &Command<'a>,
@@ -89,10 +92,20 @@ impl Sale {
         facts: &mut Facts,
     ) -> Result<Outcome<'a>, Misuse> {
         let now_ms = self.now(situation.now_ms);
-        self.expire(&self.due_for(command, now_ms), now_ms, log, facts);
+        let mut in_words = log.takes_words() && self.is_in_words(command, now_ms);
+        if !self.deadlines.none_due(now_ms) {
+            let due = self.due_for(command, now_ms);
+            in_words &= due.is_empty();
+            self.expire(&due, now_ms, log, facts);
+        }
         let decision = self.decide(command, situation)?;
+        if in_words && !decision.effects.is_empty() {
+            debug_assert_eq!(self.effects_in_words(command).as_ref(), Some(&decision.effects));
+            log.count_words();
+        } else {
+            decision.effects.iter().for_each(|effect| log.push(effect));
+        }
         for effect in &decision.effects {
-            log.push(effect);
             self.apply(now_ms, effect, facts);
         }
         self.note_missed(command, &decision.outcome);

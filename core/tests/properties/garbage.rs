@@ -5,7 +5,7 @@
 use crate::steps::story;
 use crate::world::{SEED, World, cases, same, snapshot};
 use flashsale_core::Sale;
-use flashsale_core::effect::{Effect, EffectLog, read_log};
+use flashsale_core::effect::{Effect, EffectLog, Wording, read_log};
 use flashsale_core::facts::Facts;
 use flashsale_core::protocol::args;
 use flashsale_core::snapshot::Loader;
@@ -172,6 +172,11 @@ proptest! {
             // A replica that once got something else goes on with whatever it has.
             apply_whatever_it_says(&mut world.replica, &damaged(world.log.bytes(), damages))?;
             apply_whatever_it_says(&mut world.replica, world.log.bytes())?;
+            let (now_ms, mut facts) = (world.replica.clock_ms(), Facts::default());
+            for effect in world.replica.effects_in_words(&step.command).iter().flatten() {
+                world.replica.apply(now_ms, effect, &mut facts);
+            }
+            same!("the replica's audit", world.replica.audit(), Vec::<String>::new());
         }
     }
 
@@ -242,7 +247,7 @@ fn a_log_that_names_a_hold_twice_ends_it_once() {
     let mut sale = Sale::new(Default::default(), Default::default(), SEED);
     let mut facts = Facts::default();
     let mut log = EffectLog::default();
-    log.start(5);
+    log.start(5, Wording::Effects);
     log.push(&Effect::Stock { sku: b"tee", delta: 1, alloc_id: None, limit: None });
     let items = [(0, 1)].into_iter().collect();
     log.push(&Effect::Reserve { id: b"h", buyer: b"ada", items, requested: None, deadline: 9, meta: None });

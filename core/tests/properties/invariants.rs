@@ -3,6 +3,7 @@
 use crate::steps::{BUYERS, IDS, Step, settings, step, story};
 use crate::world::{World, cases, digest, same};
 use flashsale_core::command::{Change, Command, Stock};
+use flashsale_core::effect::Wording;
 use flashsale_core::outcome::{Field, Outcome};
 use flashsale_core::sharding::home_shard;
 use flashsale_core::{Events, Sale, Settings, Shard};
@@ -133,7 +134,7 @@ proptest! {
         for step in steps.iter().filter(|step| !asks_for_all_events(step)) {
             let now_ms = swept.sale.now(swept.server_ms.saturating_add_signed(step.clock_ms));
             let due = swept.sale.due(now_ms, sweep);
-            swept.log.start(now_ms);
+            swept.log.start(now_ms, Wording::Effects);
             swept.sale.expire(&due, now_ms, &mut swept.log, &mut swept.facts);
             same!("the answer", swept.run_sale(step), lazy.run_sale(step));
             for id in IDS {
@@ -168,7 +169,7 @@ proptest! {
         let mut world = World::new(&profile);
         for step in &steps {
             let _answer = world.run(step)?;
-            world.replicate()?;
+            world.replicate(step)?;
             same!("the replica's digest", digest(&world.replica), digest(&world.sale));
         }
         world.audit()?;
@@ -183,7 +184,7 @@ proptest! {
             // What is due is expired at any command, refused or not: that is no part of the refusal.
             let now_ms = world.sale.now(world.server_ms.saturating_add_signed(step.clock_ms));
             let due = world.sale.due(now_ms, usize::MAX);
-            world.log.start(now_ms);
+            world.log.start(now_ms, Wording::Effects);
             world.sale.expire(&due, now_ms, &mut world.log, &mut world.facts);
             let (before, bytes) = (digest(&world.sale), world.sale.heap_bytes(0));
             let answer = world.run_sale(step);

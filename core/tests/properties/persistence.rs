@@ -24,7 +24,7 @@ proptest! {
             let _answer = world.run(step)?;
             if at >= saved_at {
                 // The sale that was saved follows as a replica of the loaded one.
-                world.replicate()?;
+                world.replicate(step)?;
                 same!("the digests", digest(&world.sale), digest(&world.replica));
             }
         }

@@ -1,7 +1,7 @@
 //! A sale with everything that must agree with it: the naive model, a replica, and what the world was told.
 
 use crate::steps::{Profile, START_MS, Step};
-use flashsale_core::effect::{EffectLog, read_log};
+use flashsale_core::effect::{EffectLog, Wording, read_log};
 use flashsale_core::facts::Facts;
 use flashsale_core::model::Model;
 use flashsale_core::outcome::{Misuse, Outcome};
@@ -69,7 +69,9 @@ impl World {
         self.server_ms = self.server_ms.saturating_add_signed(step.clock_ms);
         self.fresh += 1;
         let fresh_id = format!("00000000-{}", self.fresh);
-        self.log.start(self.sale.now(self.server_ms));
+        // Commands are told in both ways in turn.
+        let wording = if self.fresh.is_multiple_of(2) { Wording::Words } else { Wording::Effects };
+        self.log.start(self.sale.now(self.server_ms), wording);
         self.facts.clear();
         let situation = self.situation(step, &fresh_id);
         let outcome = self.sale.run(&step.command, &situation, &mut self.log, &mut self.facts);
@@ -100,12 +102,18 @@ impl World {
         Ok(outcome)
     }
 
-    /// Carries the effects of the last step out on the replica.
-    pub fn replicate(&mut self) -> Checked {
+    /// Carries the last step out on the replica: its effects, or the command if its words tell them.
+    pub fn replicate(&mut self, step: &Step) -> Checked {
         let (at_ms, effects) = read_log(self.log.bytes()).map_err(|error| TestCaseError::fail(error.to_string()))?;
         let mut facts = Facts::default();
         for effect in &effects {
             self.replica.apply(at_ms, effect, &mut facts);
+        }
+        if self.log.commands() > 0 {
+            let effects = self.replica.effects_in_words(&step.command);
+            for effect in &effects.ok_or_else(|| TestCaseError::fail("a command that has no effect on the replica"))? {
+                self.replica.apply(self.replica.clock_ms(), effect, &mut facts);
+            }
         }
         same!("what did not fit the replica", facts.inconsistent, None::<&str>);
         Ok(())

@@ -3,7 +3,7 @@
 use super::metadata::ITEMS;
 use super::{Access, Arg, Definition, Metadata};
 use crate::blocking;
-use crate::execute::{Call, Fault};
+use crate::execute::{Call, Fault, Waiting};
 use flashsale_core::Command;
 use flashsale_core::protocol::args;
 
@@ -36,7 +36,8 @@ impl Definition for Reserve {
         let command = Command::Reserve(parsed.reserve);
         match parsed.block_ms {
             Some(ms) if !call.ctx.flags().denies_waiting() => blocking::run_or_wait(call, &command, ms),
-            _ => call.run(&command),
+            Some(_) => call.run_as(&command, Waiting::Never).map(|_| ()),
+            None => call.run(&command),
         }
     }
 }
