@@ -5,7 +5,7 @@
 
 use crate::effect::Effect;
 use crate::facts::{EntryKind, Facts, SkuChange, Step};
-use crate::holds::{Content, ItemList, NewHold, State, kept_items};
+use crate::holds::{NewContent, NewHold, Place, State, kept_items};
 use crate::sale::{Extra, Refund, Sale, Sku};
 use crate::{bounds, effect::IndexedItems};
 use smallvec::SmallVec;
@@ -13,7 +13,16 @@ use smallvec::SmallVec;
 /// Ended ids that one effect may forget: two for each one that it can add, so that the queue drains.
 const FORGOTTEN_AT_ONCE: usize = 2;
 
-type Fit = Result<(), &'static str>;
+type Fit<T = ()> = Result<T, &'static str>;
+
+/// A new hold: what an [`Effect::Reserve`] or the words of a command name.
+pub(crate) struct SetAside<'a> {
+    pub id: &'a [u8],
+    pub buyer: &'a [u8],
+    pub items: &'a [(u16, u32)],
+    pub deadline: u64,
+    pub meta: Option<&'a [u8]>,
+}
 
 impl Sale {
     /// Carries out one effect that was decided at `at_ms` (unix ms).
@@ -109,6 +118,27 @@ impl Sale {
 
     fn apply_reserve(&mut self, at_ms: u64, effect: &Effect<'_>, facts: &mut Facts) -> Fit {
         let Effect::Reserve { id, buyer, items, requested, deadline, meta } = effect else { return Ok(()) };
+        let known = requested.iter().flatten().all(|&(sku, _)| usize::from(sku) < self.skus.len());
+        if !known {
+            return Err("units of an unknown SKU");
+        }
+        let request = SetAside { id, buyer, items, deadline: *deadline, meta: *meta };
+        let slot = self.set_aside(at_ms, &request, self.holds.place(id), facts)?;
+        if let Some(requested) = requested {
+            self.extra(slot).requested = Some(requested.as_slice().into());
+        }
+        Ok(())
+    }
+
+    /// Stores a new hold at `place`, which was looked for in this state.
+    pub(crate) fn set_aside(
+        &mut self,
+        at_ms: u64,
+        request: &SetAside<'_>,
+        place: Place,
+        facts: &mut Facts,
+    ) -> Fit<u32> {
+        let SetAside { id, buyer, items, deadline, meta } = *request;
         self.forget_old(at_ms);
         let fits = |&(sku, qty): &(u16, u32)| {
             usize::from(sku) < self.skus.len() && self.skus.get(sku).available >= u64::from(qty)
@@ -116,36 +146,34 @@ impl Sale {
         if items.is_empty() || !items.iter().all(fits) {
             return Err("units that are not available");
         }
-        let known = requested.iter().flatten().all(|&(sku, _)| usize::from(sku) < self.skus.len());
-        if !known || *deadline < at_ms || *deadline - at_ms > bounds::MAX_HOLD_MS {
+        if deadline < at_ms || deadline - at_ms > bounds::MAX_HOLD_MS {
             return Err("a hold out of bounds");
         }
-        if let Some(slot) = self.holds.find(id) {
+        // What has just been forgotten may have had the same id.
+        if let Some(slot) = place.slot.and_then(|_| self.holds.find(id)) {
             if !self.holds.get(slot).state.is_ended() {
                 return Err("an id that is in use");
             }
             self.forget(slot);
         }
-        let content = Content { id, buyer, items: items.clone(), meta: *meta, reference: None };
-        let life_ms = (*deadline - at_ms) as u32;
-        let slot = self.holds.insert(&NewHold { content, state: State::Held, time_ms: *deadline, life_ms });
-        if let Some(requested) = requested {
-            self.extra(slot).requested = Some(requested.as_slice().into());
-        }
-        self.hold_units(slot, items);
+        let content = NewContent { id, buyer, items, meta, reference: None };
+        let life_ms = (deadline - at_ms) as u32;
+        let hold = NewHold { content, state: State::Held, time_ms: deadline, life_ms };
+        let slot = self.holds.insert_at(&hold, place.hash);
+        self.hold_units(slot, items, buyer);
         self.note_hold(EntryKind::Held, at_ms, slot, items, None, facts);
         self.tell_changes(items, facts);
-        Ok(())
+        Ok(slot)
     }
 
     /// Available units become held, and the hold is counted and given its deadline.
-    fn hold_units(&mut self, slot: u32, items: &ItemList) {
+    fn hold_units(&mut self, slot: u32, items: &[(u16, u32)], buyer: &[u8]) {
         for &(sku, qty) in items {
             let sku = self.skus.get_mut(sku);
             sku.available -= u64::from(qty);
             sku.held += u64::from(qty);
         }
-        self.buyers.add(&self.holds, &self.extras, slot);
+        self.buyers.add(&self.holds, &self.extras, slot, buyer);
         self.deadlines.insert(&mut self.holds, slot, items);
         self.live_holds += 1;
     }
@@ -232,7 +260,7 @@ impl Sale {
         {
             self.forget(oldest);
         }
-        let content = Content { id, buyer: b"", items: ItemList::new(), meta: None, reference: None };
+        let content = NewContent { id, buyer: b"", items: &[], meta: None, reference: None };
         let slot = self.holds.insert(&NewHold { content, state: State::Tombstone, time_ms: at_ms, life_ms: 0 });
         self.tombstones.push(&mut self.holds, slot);
         Ok(())
@@ -277,7 +305,8 @@ impl Sale {
         record.state = State::Held;
         record.set_time_ms(at_ms);
         record.life_ms = 0;
-        self.hold_units(slot, items);
+        let buyer = self.holds.buyer(slot).to_vec();
+        self.hold_units(slot, items, &buyer);
         self.note_hold(EntryKind::Held, at_ms, slot, items, None, facts);
         self.tell_changes(items, facts);
         Ok(())

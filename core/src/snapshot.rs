@@ -6,7 +6,7 @@
 
 use crate::bounds;
 use crate::effect::{put_items, put_settings, read_items, read_settings, read_shard};
-use crate::holds::{Content, NewHold, State, kept_items};
+use crate::holds::{Content, NewContent, NewHold, State, kept_items};
 use crate::sale::{Extra, Refund, Sale, Sku};
 use crate::wire::{Malformed, Reader, put_bytes, put_optional_bytes, put_signed, put_varint};
 
@@ -225,7 +225,7 @@ impl Loader {
             return Err(Malformed("a hold stands there twice"));
         }
         if state == State::Tombstone {
-            let content = Content { id, buyer: b"", items: Default::default(), meta: None, reference: None };
+            let content = NewContent { id, buyer: b"", items: &[], meta: None, reference: None };
             let slot = sale.holds.insert(&NewHold { content, state, time_ms, life_ms: 0 });
             sale.tombstones.push(&mut sale.holds, slot);
             return Ok(());
@@ -272,7 +272,7 @@ impl Loader {
             }
             _ => {}
         }
-        let slot = sale.holds.insert(&NewHold { content, state, time_ms, life_ms });
+        let slot = sale.holds.insert(&NewHold { content: content.as_new(), state, time_ms, life_ms });
         sale.holds.get_mut(slot).has_extra = extra.is_some();
         if let Some(extra) = extra {
             sale.extras.insert(slot, Box::new(extra));
@@ -284,14 +284,14 @@ impl Loader {
                 }
                 sale.live_holds += 1;
                 sale.deadlines.insert(&mut sale.holds, slot, &items);
-                sale.buyers.add(&sale.holds, &sale.extras, slot);
+                sale.buyers.add(&sale.holds, &sale.extras, slot, content.buyer);
             }
             State::Confirmed => {
                 for &(sku, qty) in &kept {
                     sale.skus.get_mut(sku).sold += u64::from(qty);
                 }
                 sale.holds.get_mut(slot).set_order_no(order_no);
-                sale.buyers.add(&sale.holds, &sale.extras, slot);
+                sale.buyers.add(&sale.holds, &sale.extras, slot, content.buyer);
             }
             _ => sale.ended.push(&mut sale.holds, slot),
         }

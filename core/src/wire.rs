@@ -22,17 +22,6 @@ impl Sink for Vec<u8> {
     }
 }
 
-impl<A: smallvec::Array<Item = u8>> Sink for smallvec::SmallVec<A> {
-    #[inline]
-    fn put_byte(&mut self, byte: u8) {
-        self.push(byte);
-    }
-
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-}
-
 pub(crate) fn put_varint(sink: &mut impl Sink, mut value: u64) {
     if value < 0x80 {
         return sink.put_byte(value as u8);
@@ -49,6 +38,11 @@ pub(crate) fn put_varint(sink: &mut impl Sink, mut value: u64) {
         len += 1;
     }
     sink.put(&bytes[..=len]);
+}
+
+/// How many bytes [`put_varint`] writes.
+pub(crate) fn varint_len(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// Zigzag: small negative numbers stay short.

@@ -8,7 +8,8 @@ use crate::state::State;
 use crate::totals;
 use flashsale_core::effect::{Wording, read_log};
 use flashsale_core::outcome::Misuse;
-use flashsale_core::protocol::{ParseError, reply};
+use flashsale_core::protocol::ParseError;
+use flashsale_core::protocol::reply::{self, Reply};
 use flashsale_core::{Command, Effect, Events, Outcome, Sale, Situation};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -100,7 +101,8 @@ impl<'c> Call<'c, '_> {
         let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
         value.count_commands(1);
         let now_ms = self.start(value, wording)?;
-        let answered = self.step_contained(value, command, now_ms, waiting);
+        let mut reply = self.ctx;
+        let answered = self.step_contained(value, command, now_ms, waiting, &mut reply);
         finish(self.ctx, self.state, self.key_name, value, self.stream.take());
         answered
     }
@@ -123,15 +125,35 @@ impl<'c> Call<'c, '_> {
         if self.is_replayed() {
             return apply_words(self, commands);
         }
+        let mut reply = self.ctx;
+        self.carry_out_all(commands, &mut reply)
+    }
+
+    /// The same, with the answers packed into one.
+    pub fn run_all_packed(&mut self, commands: &[Command<'c>]) -> Result<(), Fault> {
+        if self.is_replayed() {
+            return apply_words(self, commands);
+        }
+        let mut packed = std::mem::take(&mut self.state.packed);
+        packed.clear();
+        let done = self.carry_out_all(commands, &mut packed);
+        if done.is_ok() {
+            Reply::bytes(&mut self.ctx, packed.as_bytes());
+        }
+        self.state.packed = packed;
+        done
+    }
+
+    fn carry_out_all(&mut self, commands: &[Command<'c>], reply: &mut impl Reply) -> Result<(), Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Write);
         let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
         value.count_commands(commands.len());
         let now_ms = self.start(value, Wording::Words)?;
-        reply::Reply::array(&mut self.ctx, commands.len());
+        reply.array(commands.len());
         for (at, command) in commands.iter().enumerate() {
             let before = self.state.log.commands();
-            if let Err(fault) = self.step_contained(value, command, now_ms, Waiting::Never) {
-                self.ctx.error(&fault.text());
+            if let Err(fault) = self.step_contained(value, command, now_ms, Waiting::Never, reply) {
+                reply.error(&fault.text());
             }
             // The words of a call tell all of its commands or none.
             if before == at && self.state.log.commands() == before {
@@ -165,8 +187,9 @@ impl<'c> Call<'c, '_> {
         command: &Command<'c>,
         now_ms: u64,
         waiting: Waiting,
+        reply: &mut impl Reply,
     ) -> Result<Answered, Fault> {
-        catch_unwind(AssertUnwindSafe(|| self.step(value, command, now_ms, waiting))).unwrap_or_else(|_| {
+        catch_unwind(AssertUnwindSafe(|| self.step(value, command, now_ms, waiting, reply))).unwrap_or_else(|_| {
             report_bug(self.ctx);
             Err(Fault::Bug)
         })
@@ -178,6 +201,7 @@ impl<'c> Call<'c, '_> {
         command: &Command<'c>,
         now_ms: u64,
         waiting: Waiting,
+        reply: &mut impl Reply,
     ) -> Result<Answered, Fault> {
         let fresh_id = if wants_id(command) { self.state.ids.next(value.sale()?) } else { Vec::new() };
         let backlog = self.backlog(value, command)?;
@@ -192,7 +216,7 @@ impl<'c> Call<'c, '_> {
         if waiting == Waiting::Possible && matches!(outcome, Outcome::AllHeld { .. } | Outcome::Empty { .. }) {
             return Ok(Answered::NotYet);
         }
-        reply::outcome(&mut self.ctx, &outcome, self.key_name.bytes());
+        reply::outcome(reply, &outcome, self.key_name.bytes());
         Ok(Answered::Yes)
     }
 
@@ -244,7 +268,7 @@ impl<'c> Call<'c, '_> {
         let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
         value.sale()?;
         let ended = expire(self.ctx, self.state, self.key_name, value, most);
-        reply::Reply::integer(&mut self.ctx, ended as i64);
+        Reply::integer(&mut self.ctx, ended as i64);
         Ok(())
     }
 }
@@ -419,7 +443,7 @@ fn apply_words(call: &mut Call<'_, '_>, commands: &[Command<'_>]) -> Result<(), 
         }
     }
     applied(call, value)?;
-    reply::Reply::ok(&mut call.ctx);
+    Reply::ok(&mut call.ctx);
     Ok(())
 }
 

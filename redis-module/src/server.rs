@@ -428,6 +428,10 @@ impl Reply for Ctx<'_> {
     fn null(&mut self) {
         unsafe { api!(RedisModule_ReplyWithNull)(self.raw) };
     }
+
+    fn error(&mut self, text: &str) {
+        Ctx::error(*self, text);
+    }
 }
 
 /// The context while a value is saved, loaded or rewritten.

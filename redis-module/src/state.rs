@@ -15,12 +15,14 @@ use crate::server;
 use crate::typed::NativeType;
 use flashsale_core::Facts;
 use flashsale_core::effect::EffectLog;
+use flashsale_core::protocol::packed::Packed;
 use std::cell::RefCell;
 
 pub(crate) struct State {
     pub log: EffectLog,
     pub facts: Facts,
     pub words: Words,
+    pub packed: Packed,
     pub ids: IdMaker,
     pub schedule: Schedule,
     pub search: Search,
@@ -45,6 +47,7 @@ thread_local! {
         log: EffectLog::default(),
         facts: Facts::default(),
         words: Words::new(),
+        packed: Packed::default(),
         ids: IdMaker::default(),
         schedule: Schedule::default(),
         search: Search::default(),

@@ -5,8 +5,7 @@
 //! Such a command may be replicated in its own words, which costs the primary next to nothing. Whoever gets it
 //! decides nothing: [`Sale::effects_in_words`] reads the effects off the words, and [`Sale::apply`] carries them out.
 
-use crate::bounds;
-use crate::command::Command;
+use crate::command::{Command, Item, Reserve};
 use crate::effect::{Effect, EffectLog, IndexedItems};
 use crate::holds::State;
 use crate::sale::Sale;
@@ -38,7 +37,7 @@ impl Sale {
                 buyer: reserve.buyer,
                 items: self.indexed(&reserve.items)?,
                 requested: None,
-                deadline: self.clock_ms + reserve.ttl_ms.unwrap_or(self.settings.hold_ms).min(bounds::MAX_HOLD_MS),
+                deadline: self.deadline_in_words(reserve),
                 meta: reserve.meta,
             }]),
             Command::Order(order) => {
@@ -67,7 +66,11 @@ impl Sale {
         self.holds.find(id).filter(|&slot| self.holds.get(slot).state == State::Held)
     }
 
-    fn indexed(&self, items: &[crate::command::Item<'_>]) -> Option<IndexedItems> {
+    pub(super) fn deadline_in_words(&self, reserve: &Reserve<'_>) -> u64 {
+        self.clock_ms + reserve.ttl_ms.unwrap_or(self.settings.hold_ms)
+    }
+
+    pub(super) fn indexed(&self, items: &[Item<'_>]) -> Option<IndexedItems> {
         items.iter().map(|item| Some((self.skus.find(item.sku)?, item.qty))).collect()
     }
 

@@ -57,8 +57,6 @@ impl<'a> Decision<'a> {
 impl Sale {
     /// What the command leads to. Refusals are outcomes; an error is a command that cannot be meant.
     pub fn decide<'a>(&self, command: &Command<'a>, situation: &Situation<'a>) -> Result<Decision<'a>, Misuse> {
-        #[cfg(feature = "fault-injection")]
-        crate::fault::trip(command);
         let situation = &Situation { now_ms: self.now(situation.now_ms), ..*situation };
         match command {
             Command::Alter(change) => {
@@ -97,6 +95,11 @@ impl Sale {
             let due = self.due_for(command, now_ms);
             in_words &= due.is_empty();
             self.expire(&due, now_ms, log, facts);
+        }
+        #[cfg(feature = "fault-injection")]
+        crate::fault::trip(command);
+        if in_words && let Command::Reserve(reserve) = command {
+            return self.run_reserve(reserve, &Situation { now_ms, ..*situation }, log, facts);
         }
         let decision = self.decide(command, situation)?;
         if in_words && !decision.effects.is_empty() {

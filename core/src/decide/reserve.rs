@@ -1,9 +1,11 @@
 //! RESERVE: setting units aside. The order of the checks is part of the contract.
 
 use super::{Decision, Situation};
+use crate::apply::SetAside;
 use crate::command::{Items, Reserve};
-use crate::effect::{Effect, IndexedItems};
-use crate::holds::{ItemList, State};
+use crate::effect::{Effect, EffectLog, IndexedItems};
+use crate::facts::Facts;
+use crate::holds::{ItemList, Place, State};
 use crate::outcome::{Field, Misuse, Outcome, Taken};
 use crate::sale::Sale;
 use crate::sharding;
@@ -17,6 +19,16 @@ pub(super) struct Request<'r, 'a> {
     pub up_to: bool,
     /// The slot and items of the buyer's own live hold that this one replaces.
     pub replaced: Option<(u32, ItemList)>,
+}
+
+/// What a request that is not refused takes.
+pub(super) struct Taking<'a> {
+    id: &'a [u8],
+    place: Place,
+    items: IndexedItems,
+    deadline: u64,
+    /// A live hold of the buyer is freed for it.
+    replaces: bool,
 }
 
 /// Units that a buyer may still have, by the limits of the sale and of each SKU wanted.
@@ -45,20 +57,32 @@ impl Sale {
         reserve: &Reserve<'a>,
         situation: &Situation<'a>,
     ) -> Result<Decision<'a>, Misuse> {
+        Ok(match self.consider(reserve, situation)? {
+            Err(answer) => Decision::nothing(answer),
+            Ok(taking) => self.reserved(reserve, taking),
+        })
+    }
+
+    /// Checks a request: what it takes, or the answer to one that takes nothing.
+    pub(super) fn consider<'a>(
+        &self,
+        reserve: &Reserve<'a>,
+        situation: &Situation<'a>,
+    ) -> Result<Result<Taking<'a>, Outcome<'a>>, Misuse> {
         let now_ms = situation.now_ms;
         if reserve.replace.is_some() && reserve.replace == reserve.id {
             return Err(Misuse::ReplacesItself);
         }
         let id = reserve.id.unwrap_or(situation.fresh_id);
-        if let Some(slot) = self.known(id, now_ms) {
-            let again = self.again(slot, id, reserve.buyer, &reserve.items, reserve.up_to);
-            return Ok(Decision::nothing(again));
+        let place = self.holds.place(id);
+        if let Some(slot) = place.slot.filter(|&slot| !self.is_forgotten(slot, now_ms)) {
+            return Ok(Err(self.again(slot, id, reserve.buyer, &reserve.items, reserve.up_to)));
         }
         // A retry finds its hold even if MAXHOLD has been lowered meanwhile: so this comes after.
         let life_ms = self.life(reserve.ttl_ms)?;
         let replaced = match self.replaced(reserve, now_ms) {
             Ok(replaced) => replaced,
-            Err(outcome) => return Ok(Decision::nothing(outcome)),
+            Err(outcome) => return Ok(Err(outcome)),
         };
         let request = Request { buyer: reserve.buyer, items: &reserve.items, up_to: reserve.up_to, replaced };
         let refusal = self
@@ -66,15 +90,43 @@ impl Sale {
             .or_else(|| reserve.not_after.filter(|&latest| now_ms > latest).map(|_| Outcome::TooLate))
             .or_else(|| self.refuse_backlog(situation));
         if let Some(refusal) = refusal {
-            return Ok(Decision::nothing(refusal));
+            return Ok(Err(refusal));
         }
         if self.holds.is_full() {
             return Err(Misuse::SaleFull);
         }
-        Ok(match self.take(&request, situation) {
-            Err(refusal) => Decision::nothing(refusal),
-            Ok(items) => self.reserved(reserve, id, now_ms + life_ms, &request, items),
-        })
+        Ok(self.take(&request, situation).map(|items| Taking {
+            id,
+            place,
+            items,
+            deadline: now_ms + life_ms,
+            replaces: request.replaced.is_some(),
+        }))
+    }
+
+    /// Carries out a request that its own words tell: decides it and applies it in one go, for it is the one that
+    /// comes by the million.
+    pub(super) fn run_reserve<'a>(
+        &mut self,
+        reserve: &Reserve<'a>,
+        situation: &Situation<'a>,
+        log: &mut EffectLog,
+        facts: &mut Facts,
+    ) -> Result<Outcome<'a>, Misuse> {
+        let Taking { id, place, items, deadline, .. } = match self.consider(reserve, situation)? {
+            Err(answer) => return Ok(answer),
+            Ok(taking) => taking,
+        };
+        debug_assert_eq!(
+            (Some(&items), deadline),
+            (self.indexed(&reserve.items).as_ref(), self.deadline_in_words(reserve))
+        );
+        log.count_words();
+        let request = SetAside { id, buyer: reserve.buyer, items: &items, deadline, meta: reserve.meta };
+        if let Err(problem) = self.set_aside(situation.now_ms, &request, place, facts) {
+            facts.inconsistent = Some(problem);
+        }
+        Ok(Outcome::Reserved { id: Cow::Borrowed(id), deadline, taken: None })
     }
 
     fn life(&self, ttl_ms: Option<u64>) -> Result<u64, Misuse> {
@@ -86,14 +138,8 @@ impl Sale {
         }
     }
 
-    fn reserved<'a>(
-        &self,
-        reserve: &Reserve<'a>,
-        id: &'a [u8],
-        deadline: u64,
-        request: &Request<'_, 'a>,
-        items: IndexedItems,
-    ) -> Decision<'a> {
+    fn reserved<'a>(&self, reserve: &Reserve<'a>, taking: Taking<'a>) -> Decision<'a> {
+        let Taking { id, items, deadline, .. } = taking;
         let asked: IndexedItems =
             reserve.items.iter().filter_map(|item| Some((self.skus.find(item.sku)?, item.qty))).collect();
         let taken = reserve.up_to.then(|| self.taken(&items));
@@ -107,7 +153,7 @@ impl Sale {
             meta: reserve.meta,
         };
         let mut decision = Decision::one(outcome, effect);
-        if let (Some(older), Some(_)) = (reserve.replace, &request.replaced) {
+        if let (Some(older), true) = (reserve.replace, taking.replaces) {
             decision.effects.insert(0, Effect::Release { id: older, reason: Some(b"replaced") });
         }
         decision

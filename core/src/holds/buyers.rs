@@ -223,8 +223,8 @@ impl Buyers {
     }
 
     /// Counts a hold or an order that has just been stored.
-    pub fn add(&mut self, store: &HoldStore, extras: &BTreeMap<u32, Box<Extra>>, slot: u32) {
-        let name = store.buyer(slot);
+    pub fn add(&mut self, store: &HoldStore, extras: &BTreeMap<u32, Box<Extra>>, slot: u32, name: &[u8]) {
+        debug_assert_eq!(name, store.buyer(slot));
         let hash = store.hash(name);
         match self.entry_of(store, name, hash) {
             None => {

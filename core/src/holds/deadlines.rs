@@ -120,13 +120,11 @@ enum Dueness {
 #[derive(Debug, Default)]
 struct Queue {
     ticks: BTreeMap<u64, Tick>,
+    /// The first of them: every insertion asks for it.
+    first: Option<u64>,
 }
 
 impl Queue {
-    fn first_tick(&self) -> Option<u64> {
-        self.ticks.first_key_value().map(|(&tick, _)| tick)
-    }
-
     fn due<'a>(&'a self, store: &'a HoldStore, now_ms: u64) -> impl Iterator<Item = u32> + 'a {
         self.ticks.range(..=now_ms / TICK_MS).flat_map(move |(&tick, entry)| entry.due(store, tick, now_ms))
     }
@@ -174,6 +172,8 @@ pub(crate) struct Deadlines {
     shares: BTreeMap<(u16, u64), Share>,
     /// The first tick of every queue that has one.
     order: BTreeSet<(u64, QueueName)>,
+    /// The first of all: every command asks for it.
+    first: Option<u64>,
 }
 
 impl Deadlines {
@@ -203,7 +203,8 @@ impl Deadlines {
         let deadline = store.get(slot).time_ms();
         let tick = deadline / TICK_MS;
         let queue = self.queue_mut(name);
-        let first = queue.first_tick();
+        let first = queue.first;
+        queue.first = Some(first.map_or(tick, |first| first.min(tick)));
         let entry = queue.ticks.entry(tick).or_insert_with(Tick::new);
         let next = entry.head;
         entry.head = slot;
@@ -249,10 +250,10 @@ impl Deadlines {
             entry.head = next;
         }
         if entry.head == NONE {
-            let was_first = queue.first_tick() == Some(tick);
             queue.ticks.remove(&tick);
-            if was_first {
-                let first = queue.first_tick();
+            if queue.first == Some(tick) {
+                queue.first = queue.ticks.first_key_value().map(|(&tick, _)| tick);
+                let first = queue.first;
                 self.reorder(name, Some(tick), first);
             }
         }
@@ -280,16 +281,17 @@ impl Deadlines {
         if let Some(to) = to {
             self.order.insert((to, name));
         }
+        self.first = self.order.first().map(|&(tick, _)| tick);
     }
 
     /// Whether nothing at all can be due: the one look that every command takes.
     pub fn none_due(&self, now_ms: u64) -> bool {
-        self.order.first().is_none_or(|&(tick, _)| tick * TICK_MS > now_ms)
+        self.first.is_none_or(|tick| tick * TICK_MS > now_ms)
     }
 
     /// When all of the first tick is due.
     pub fn first_sweep_ms(&self) -> Option<u64> {
-        self.order.first().map(|&(tick, _)| (tick + 1) * TICK_MS)
+        self.first.map(|tick| (tick + 1) * TICK_MS)
     }
 
     /// Due holds of all queues, those with the earliest tick first.

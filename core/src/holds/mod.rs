@@ -19,8 +19,8 @@ mod store;
 pub(crate) use buyers::{Buyers, kept_items, left_after};
 pub(crate) use deadlines::Deadlines;
 pub(crate) use fifo::Fifo;
-pub(crate) use record::{Content, ItemList, State};
-pub(crate) use store::{HoldStore, NewHold};
+pub(crate) use record::{Content, ItemList, NewContent, State};
+pub(crate) use store::{HoldStore, NewHold, Place};
 
 /// No slot: the end of a list.
 pub(crate) const NONE: u32 = u32::MAX;

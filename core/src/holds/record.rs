@@ -2,7 +2,7 @@
 
 use super::NONE;
 use super::arena::BlobRef;
-use crate::wire::{Reader, put_bytes, put_varint};
+use crate::wire::{Reader, put_bytes, put_varint, varint_len};
 use smallvec::SmallVec;
 
 /// SKU indexes and units, in the order in which they were asked for.
@@ -108,38 +108,67 @@ pub(crate) struct Content<'a> {
     pub reference: Option<&'a [u8]>,
 }
 
+/// The variable part of a hold that is to be stored.
+#[derive(Clone, Copy)]
+pub(crate) struct NewContent<'a> {
+    pub id: &'a [u8],
+    pub buyer: &'a [u8],
+    pub items: &'a [(u16, u32)],
+    pub meta: Option<&'a [u8]>,
+    pub reference: Option<&'a [u8]>,
+}
+
 const HAS_META: u8 = 1;
 const HAS_REF: u8 = 2;
 /// The number of items is in the upper bits of the flags.
 const ITEMS_SHIFT: u32 = 2;
 const MANY_ITEMS: u8 = 63;
 
-impl<'a> Content<'a> {
+impl NewContent<'_> {
     /// Layout: id length, buyer length, flags with the number of items, id, buyer, then items as varints,
     /// META and REF.
-    pub fn encode(&self) -> (SmallVec<[u8; 3]>, SmallVec<[u8; 32]>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let inline_count = self.items.len().min(usize::from(MANY_ITEMS)) as u8;
         let mut flags = inline_count << ITEMS_SHIFT;
-        let mut tail = SmallVec::new();
-        if inline_count == MANY_ITEMS {
-            put_varint(&mut tail, self.items.len() as u64);
-        }
-        for &(sku, qty) in &self.items {
-            put_varint(&mut tail, u64::from(sku));
-            put_varint(&mut tail, u64::from(qty));
-        }
-        if let Some(meta) = self.meta {
+        if self.meta.is_some() {
             flags |= HAS_META;
-            put_bytes(&mut tail, meta);
         }
-        if let Some(reference) = self.reference {
+        if self.reference.is_some() {
             flags |= HAS_REF;
-            put_bytes(&mut tail, reference);
         }
-        (SmallVec::from_slice(&[self.id.len() as u8, self.buyer.len() as u8, flags]), tail)
+        out.extend_from_slice(&[self.id.len() as u8, self.buyer.len() as u8, flags]);
+        out.extend_from_slice(self.id);
+        out.extend_from_slice(self.buyer);
+        if inline_count == MANY_ITEMS {
+            put_varint(out, self.items.len() as u64);
+        }
+        for &(sku, qty) in self.items {
+            put_varint(out, u64::from(sku));
+            put_varint(out, u64::from(qty));
+        }
+        for text in self.meta.iter().chain(&self.reference) {
+            put_bytes(out, text);
+        }
     }
 
-    /// Reads what [`Content::encode`] has written, in this process: it cannot be malformed.
+    /// How many bytes [`NewContent::encode`] writes.
+    pub fn encoded_len(&self) -> usize {
+        let many = if self.items.len() < usize::from(MANY_ITEMS) { 0 } else { varint_len(self.items.len() as u64) };
+        let of_item = |&(sku, qty): &(u16, u32)| varint_len(sku.into()) + varint_len(qty.into());
+        let of_text = |text: &&[u8]| varint_len(text.len() as u64) + text.len();
+        let texts: usize = self.meta.iter().chain(&self.reference).map(of_text).sum();
+        3 + self.id.len() + self.buyer.len() + many + self.items.iter().map(of_item).sum::<usize>() + texts
+    }
+}
+
+impl<'a> Content<'a> {
+    /// The same, to be written.
+    pub fn as_new(&self) -> NewContent<'_> {
+        let Self { id, buyer, ref items, meta, reference } = *self;
+        NewContent { id, buyer, items, meta, reference }
+    }
+
+    /// Reads what [`NewContent::encode`] has written, in this process: it cannot be malformed.
     pub fn decode(blob: &'a [u8]) -> Self {
         Self::try_decode(blob).unwrap_or(Self {
             id: &[],
@@ -192,8 +221,9 @@ mod tests {
         let many: ItemList = (0..70).map(|n| (n as u16, n + 1)).collect();
         for items in [ItemList::new(), many, ItemList::from_slice(&[(3, 2_000_000_000)])] {
             let content = Content { id: b"id\0", buyer: &[0xff; 128], items, meta: Some(b""), reference: Some(b"r") };
-            let (head, tail) = content.encode();
-            let blob = [&head[..], content.id, content.buyer, &tail].concat();
+            let mut blob = Vec::new();
+            content.as_new().encode(&mut blob);
+            assert_eq!(blob.len(), content.as_new().encoded_len());
             assert_eq!(Content::decode(&blob), content);
         }
     }

@@ -2,7 +2,7 @@
 
 use super::arena::Arena;
 use super::index::Index;
-use super::record::{Content, ItemList, Record, State};
+use super::record::{Content, ItemList, NewContent, Record, State};
 use super::slab::Slab;
 use crate::memory::Mover;
 use foldhash::SharedSeed;
@@ -36,9 +36,17 @@ impl std::fmt::Debug for HoldStore {
     }
 }
 
+/// What looking for an id has shown.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub hash: u64,
+    /// Where it is stored, if it is.
+    pub slot: Option<u32>,
+}
+
 /// A hold that is to be stored.
 pub(crate) struct NewHold<'a> {
-    pub content: Content<'a>,
+    pub content: NewContent<'a>,
     pub state: State,
     /// Deadline or end, see [`Record::time_ms`].
     pub time_ms: u64,
@@ -66,7 +74,13 @@ impl HoldStore {
     }
 
     pub fn find(&self, id: &[u8]) -> Option<u32> {
-        self.ids.find(self.hash(id), |slot| self.id(slot) == id)
+        self.place(id).slot
+    }
+
+    /// Where an id is, or will be stored.
+    pub fn place(&self, id: &[u8]) -> Place {
+        let hash = self.hash(id);
+        Place { hash, slot: self.ids.find(hash, |slot| self.id(slot) == id) }
     }
 
     pub fn get(&self, slot: u32) -> &Record {
@@ -99,14 +113,17 @@ impl HoldStore {
 
     /// Stores a hold whose id is not there yet.
     pub fn insert(&mut self, hold: &NewHold<'_>) -> u32 {
-        debug_assert!(self.find(hold.content.id).is_none());
-        let (head, tail) = hold.content.encode();
-        let blob = self.arena.push(&[&head, hold.content.id, hold.content.buyer, &tail]);
+        self.insert_at(hold, self.hash(hold.content.id))
+    }
+
+    /// Stores a hold whose id is not there yet, and whose hash is known.
+    pub fn insert_at(&mut self, hold: &NewHold<'_>, hash: u64) -> u32 {
+        debug_assert!(self.find(hold.content.id).is_none() && hash == self.hash(hold.content.id));
+        let blob = self.arena.push(hold.content.encoded_len(), |out| hold.content.encode(out));
         let mut record = Record::new(blob, hold.state);
         record.set_time_ms(hold.time_ms);
         record.life_ms = hold.life_ms;
         let slot = self.slab.insert(record);
-        let hash = self.hash(hold.content.id);
         let (slab, arena, key) = (&self.slab, &self.arena, &self.hash_key);
         self.ids.insert(hash, slot, |slot| key.hash(Content::id_of(arena.get(slab.get(slot).blob))));
         slot
@@ -125,8 +142,8 @@ impl HoldStore {
         content.items = items.clone();
         content.reference = reference;
         content.meta = meta.or(content.meta);
-        let (head, tail) = content.encode();
-        let blob = self.arena.push(&[&head, content.id, content.buyer, &tail]);
+        let content = content.as_new();
+        let blob = self.arena.push(content.encoded_len(), |out| content.encode(out));
         self.slab.get_mut(slot).blob = blob;
         self.arena.free(old);
         self.compact();

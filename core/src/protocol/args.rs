@@ -1,8 +1,8 @@
 //! Words into commands. Every function takes the words after the key.
 
-use super::ParseError;
+use super::{ParseError, packed};
 use crate::bounds;
-use crate::command::{Accept, Change, Confirm, Grant, Item, Items, Order, Release, Reserve, Return, Stock};
+use crate::command::{Accept, Change, Command, Confirm, Grant, Item, Items, Order, Release, Reserve, Return, Stock};
 use crate::sale::{Events, Shard};
 
 type Words<'s, 'a> = &'s [&'a [u8]];
@@ -118,7 +118,7 @@ fn unknown<T>(word: &[u8]) -> Parsed<T> {
     Err(ParseError::UnknownOption(word.into()))
 }
 
-fn checked_name<'a>(word: &'a [u8], what: &'static str) -> Parsed<&'a [u8]> {
+pub(super) fn checked_name<'a>(word: &'a [u8], what: &'static str) -> Parsed<&'a [u8]> {
     if word.is_empty() || word.len() > bounds::MAX_NAME_BYTES {
         return Err(ParseError::Name { what, len: word.len() });
     }
@@ -287,41 +287,57 @@ pub fn reserve<'a>(words: Words<'_, 'a>) -> Parsed<ReserveCall<'a>> {
     Ok(ReserveCall { reserve, block_ms })
 }
 
-/// `[TTL ms] [NOTAFTER unix-ms] HOLDS id buyer sku qty [id buyer sku qty ...]`
-pub fn mreserve<'a>(words: Words<'_, 'a>) -> Parsed<Vec<Reserve<'a>>> {
-    const FORM: &str = "id buyer sku qty";
+/// What MRESERVE asks for.
+#[derive(Clone, Debug)]
+pub struct MreserveCall<'a> {
+    /// The requests, each a [`Command::Reserve`].
+    pub holds: Vec<Command<'a>>,
+    /// They came packed, and so should the answers.
+    pub packed: bool,
+}
+
+/// `[TTL ms] [NOTAFTER unix-ms] HOLDS id buyer sku qty [id buyer sku qty ...]`, or `PACKED msgpack` for HOLDS
+pub fn mreserve<'a>(words: Words<'_, 'a>) -> Parsed<MreserveCall<'a>> {
     let mut args = Args { words };
-    let (mut ttl_ms, mut not_after) = (None, None);
+    let mut common = packed::Common::default();
     while let Some(word) = args.next() {
-        if is(word, "TTL") {
-            args.number_of("TTL", 1, bounds::MAX_HOLD_MS, &mut ttl_ms)?;
+        if is(word, "HOLDS") {
+            return Ok(MreserveCall { holds: holds_in_words(args.words, common)?, packed: false });
+        } else if is(word, "PACKED") {
+            let holds = packed::holds(args.value_of("PACKED")?, common)?;
+            args.end()?;
+            return Ok(MreserveCall { holds, packed: true });
+        } else if is(word, "TTL") {
+            args.number_of("TTL", 1, bounds::MAX_HOLD_MS, &mut common.ttl_ms)?;
         } else if is(word, "NOTAFTER") {
-            args.number_of("NOTAFTER", 0, bounds::MAX_TIME_MS, &mut not_after)?;
-        } else if is(word, "HOLDS") {
-            break;
+            args.number_of("NOTAFTER", 0, bounds::MAX_TIME_MS, &mut common.not_after)?;
         } else {
             return unknown(word);
         }
     }
-    if args.words.is_empty() || !args.words.len().is_multiple_of(4) {
-        return Err(ParseError::Groups { what: "HOLDS", form: FORM, words: args.words.len() });
+    holds_in_words(&[], common).map(|holds| MreserveCall { holds, packed: false })
+}
+
+fn holds_in_words<'a>(words: Words<'_, 'a>, common: packed::Common) -> Parsed<Vec<Command<'a>>> {
+    const FORM: &str = "id buyer sku qty";
+    if words.is_empty() || !words.len().is_multiple_of(4) {
+        return Err(ParseError::Groups { what: "HOLDS", form: FORM, words: words.len() });
     }
-    let groups = args.words.chunks_exact(4);
-    groups
-        .map(|group| {
-            let mut args = Args { words: group };
-            Ok(Reserve {
-                id: hold_id(&mut args)?,
-                buyer: args.name("buyer")?,
-                items: args.items(1)?,
-                ttl_ms,
-                not_after,
-                up_to: false,
-                replace: None,
-                meta: None,
-            })
-        })
-        .collect()
+    let mut holds = Vec::with_capacity(words.len() / 4);
+    for group in words.chunks_exact(4) {
+        let mut args = Args { words: group };
+        holds.push(Command::Reserve(Reserve {
+            id: hold_id(&mut args)?,
+            buyer: args.name("buyer")?,
+            items: args.items(1)?,
+            ttl_ms: common.ttl_ms,
+            not_after: common.not_after,
+            up_to: false,
+            replace: None,
+            meta: None,
+        }));
+    }
+    Ok(holds)
 }
 
 /// `id buyer [REF text] [META text] ITEMS sku qty ...`

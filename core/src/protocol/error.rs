@@ -58,6 +58,13 @@ pub enum ParseError {
         /// How many words were left.
         words: usize,
     },
+    /// PACKED that is not the MessagePack it should be.
+    Packed {
+        /// What should stand there.
+        expected: &'static str,
+        /// After how many bytes.
+        at: usize,
+    },
     /// More SKUs than a hold may have.
     TooManyItems,
     /// Equal SKUs add up to more than a quantity may be.
@@ -103,6 +110,10 @@ impl fmt::Display for ParseError {
             Self::Groups { what, form, words } => {
                 write!(f, "{what} takes groups of '{form}' up to the end: {words} words are no whole groups")
             }
+            Self::Packed { expected, at } => write!(
+                f,
+                "PACKED: {expected} is expected at byte {at}: give one MessagePack array of id, buyer, sku, qty and so on"
+            ),
             Self::TooManyItems => write!(f, "ITEMS has more than {} SKUs", crate::bounds::MAX_ITEMS),
             Self::Sum(sku) => {
                 write!(f, "the quantities of SKU {} add up to more than {}", shown(sku), crate::bounds::MAX_QUANTITY)

@@ -22,6 +22,8 @@ pub trait Reply {
     fn integer(&mut self, number: i64);
     /// Nothing there.
     fn null(&mut self);
+    /// An error, in the place of an answer.
+    fn error(&mut self, text: &str);
 }
 
 fn unsigned(reply: &mut impl Reply, number: u64) {

@@ -55,6 +55,12 @@ impl Arg {
         arg
     }
 
+    pub const fn one_of(name: &'static CStr, choices: &'static [Arg]) -> Self {
+        let mut arg = Self::new(name, raw::RedisModuleCommandArgType_REDISMODULE_ARG_TYPE_ONEOF);
+        arg.parts = choices;
+        arg
+    }
+
     /// Comes after this word.
     pub const fn after(mut self, token: &'static CStr) -> Self {
         self.token = Some(token);

@@ -2,8 +2,7 @@
 
 use super::{Access, Arg, Definition, Metadata};
 use crate::execute::{Call, Fault};
-use flashsale_core::Command;
-use flashsale_core::protocol::args;
+use flashsale_core::protocol::args::{self, MreserveCall};
 
 /// `HOLDS id buyer sku qty [id buyer sku qty ...]`
 const HOLDS: Arg =
@@ -18,19 +17,19 @@ impl Definition for Mreserve {
         name: c"FLASH.MRESERVE",
         flags: c"write deny-oom",
         access: Access::Update,
-        arity: -7,
+        arity: -4,
         summary: c"Makes many independent holds in one call",
         complexity: c"O(N) with N the number of holds",
         args: &[
             Arg::key(),
             Arg::integer(c"ms").after(c"TTL").optional(),
             Arg::integer(c"unix-ms").after(c"NOTAFTER").optional(),
-            HOLDS,
+            Arg::one_of(c"batch", &[HOLDS, Arg::text(c"msgpack").after(c"PACKED")]),
         ],
     };
 
     fn call(call: &mut Call<'_, '_>) -> Result<(), Fault> {
-        let holds: Vec<_> = args::mreserve(call.words)?.into_iter().map(Command::Reserve).collect();
-        call.run_all(&holds)
+        let MreserveCall { holds, packed } = args::mreserve(call.words)?;
+        if packed { call.run_all_packed(&holds) } else { call.run_all(&holds) }
     }
 }
