@@ -1900,7 +1900,102 @@ local function reserve(key, words)
   end)
 end
 
--- The words after HOLDS are read as groups.
+-- Reads one MessagePack array of id, buyer, sku, qty and so on, as far as it is made of strings and integers. Redis'
+-- own cmsgpack does not know `bin`, which is what most languages make of bytes.
+local Packed = {}
+Packed.__index = Packed
+
+function Packed:expected(what)
+  misuse('PACKED: %s is expected at byte %d: give one MessagePack array of id, buyer, sku, qty and so on', what, self.at)
+end
+
+-- An unsigned number of so many bytes.
+function Packed:number(bytes, what)
+  if self.at + bytes > #self.packed then
+    self:expected(what)
+  end
+  local number = 0
+  for at = self.at + 1, self.at + bytes do
+    number = number * 256 + self.packed:byte(at)
+  end
+  self.at = self.at + bytes
+  return number
+end
+
+function Packed:length()
+  local first = self:number(1, 'an array')
+  if first >= 0x90 and first <= 0x9f then
+    return first - 0x90
+  elseif first == 0xdc then
+    return self:number(2, 'an array')
+  elseif first == 0xdd then
+    return self:number(4, 'an array')
+  end
+  self:expected('an array')
+end
+
+local BYTES_OF_LENGTH = { [0xd9] = 1, [0xda] = 2, [0xdb] = 4, [0xc4] = 1, [0xc5] = 2, [0xc6] = 4 }
+
+function Packed:name(what)
+  local first, length = self:number(1, 'a string')
+  if first >= 0xa0 and first <= 0xbf then
+    length = first - 0xa0
+  elseif BYTES_OF_LENGTH[first] then
+    length = self:number(BYTES_OF_LENGTH[first], 'the length of a string')
+  else
+    self:expected('a string')
+  end
+  if self.at + length > #self.packed then
+    self:expected('all bytes of a string')
+  end
+  local name = self.packed:sub(self.at + 1, self.at + length)
+  self.at = self.at + length
+  return checked_name(name, what)
+end
+
+local BYTES_OF_UNSIGNED = { [0xcc] = 1, [0xcd] = 2, [0xce] = 4, [0xcf] = 8 }
+local BYTES_OF_SIGNED = { [0xd0] = 1, [0xd1] = 2, [0xd2] = 4, [0xd3] = 8 }
+
+function Packed:quantity()
+  local what = 'an integer'
+  local first, number = self:number(1, what)
+  if first <= 0x7f then
+    number = first
+  elseif first >= 0xe0 then
+    number = first - 0x100
+  elseif BYTES_OF_UNSIGNED[first] then
+    number = self:number(BYTES_OF_UNSIGNED[first], what)
+  elseif BYTES_OF_SIGNED[first] then
+    local bytes = BYTES_OF_SIGNED[first]
+    number = self:number(bytes, what)
+    number = number < 2 ^ (8 * bytes - 1) and number or number - 2 ^ (8 * bytes)
+  else
+    self:expected(what)
+  end
+  return integer(int(number), 'qty', 1, MAX_QUANTITY)
+end
+
+local function packed_holds(word)
+  local packed = setmetatable({ packed = word, at = 0 }, Packed)
+  local length = packed:length()
+  if length == 0 then
+    misuse("PACKED needs at least one 'id buyer sku qty'")
+  elseif length % 4 ~= 0 then
+    misuse("PACKED takes groups of 'id buyer sku qty' up to the end: %d words are no whole groups", length)
+  end
+  local holds = {}
+  for at = 1, length / 4 do
+    local id, buyer = packed:name('id'), packed:name('buyer')
+    local items = { { sku = packed:name('SKU'), qty = packed:quantity() } }
+    holds[at] = { id = id ~= '*' and id or nil, buyer = buyer, items = items }
+  end
+  if packed.at < #word then
+    packed:expected('the end')
+  end
+  return holds
+end
+
+-- The words after HOLDS are read as groups; those of PACKED are one string.
 local MRESERVE = {
   TTL = RESERVE.TTL,
   NOTAFTER = RESERVE.NOTAFTER,
@@ -1916,11 +2011,18 @@ local MRESERVE = {
     end
     return holds
   end,
+  PACKED = function(words)
+    local holds = packed_holds(words:value_of('PACKED'))
+    if words:left() > 0 then
+      misuse('unknown option %s', shown(words:next()))
+    end
+    return holds
+  end,
 }
 
 local function mreserve(key, words)
   local given = words:options(MRESERVE)
-  local requests = given.HOLDS or {}
+  local requests = given.HOLDS or given.PACKED or {}
   if #requests == 0 then
     misuse("HOLDS needs at least one 'id buyer sku qty'")
   end
@@ -1934,10 +2036,14 @@ local function mreserve(key, words)
     if not ok and not (type(reply) == 'table' and reply.fault) then
       error(reply)
     end
-    replies[at] = ok and reply or redis.error_reply(reply.fault)
+    if given.PACKED then
+      replies[at] = ok and reply or { 'ERR', (reply.fault:gsub('^ERR ', '')) }
+    else
+      replies[at] = ok and reply or redis.error_reply(reply.fault)
+    end
   end
   sale:flush()
-  return replies
+  return given.PACKED and cmsgpack.pack(replies) or replies
 end
 
 local ORDER = { REF = REF, META = META, ITEMS = items_option(1) }
@@ -2759,7 +2865,7 @@ define('flash_create', NEEDS_MEMORY, 0, ANY, create)
 define('flash_alter', NEEDS_MEMORY, 0, ANY, alter)
 define('flash_stock', NEEDS_MEMORY, 2, ANY, stock)
 define('flash_reserve', NEEDS_MEMORY, 5, ANY, reserve)
-define('flash_mreserve', NEEDS_MEMORY, 5, ANY, mreserve)
+define('flash_mreserve', NEEDS_MEMORY, 2, ANY, mreserve)
 define('flash_order', NEEDS_MEMORY, 5, ANY, order)
 define('flash_confirm', EVEN_WITHOUT_MEMORY, 1, ANY, confirm)
 define('flash_release', EVEN_WITHOUT_MEMORY, 1, ANY, release)

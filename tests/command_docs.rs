@@ -80,6 +80,7 @@ fn check_arity(client: &mut Client, command: &str, arguments: &[Reply]) {
         let token = i64::from(argument.find("token").is_some());
         match argument.get("type").text().as_str() {
             "pure-token" => 1,
+            "oneof" => token + argument.get("arguments").items().iter().map(words).min().unwrap_or(0),
             "block" => token + argument.get("arguments").items().iter().map(words).sum::<i64>(),
             _ => token + 1,
         }

@@ -54,5 +54,6 @@ mod server_info_and_config;
 mod sharding;
 mod smuggling;
 mod throttle;
+mod told_by_words;
 mod tracking_and_watch;
 mod whole_path;

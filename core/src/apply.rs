@@ -401,6 +401,9 @@ impl Sale {
         note: Option<&[u8]>,
         facts: &mut Facts,
     ) {
+        if !kind.is_in(self.settings.events) {
+            return facts.add_kind(kind);
+        }
         let items: SmallVec<[(u16, u64); 2]> = items.iter().map(|&(sku, qty)| (sku, u64::from(qty))).collect();
         self.note(&Step { kind, at_ms, slot: Some(slot), items: &items, note, negative: false }, facts);
     }

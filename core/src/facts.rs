@@ -140,6 +140,12 @@ impl Facts {
         self.inconsistent = None;
     }
 
+    pub(crate) fn add_kind(&mut self, kind: EntryKind) {
+        if !self.kinds.contains(&kind) {
+            self.kinds.push(kind);
+        }
+    }
+
     /// Whether a request that was refused before may now end otherwise: units have become available, there is
     /// nothing held to wait for any more, or (where nothing else has happened) the settings have changed.
     pub fn may_help_waiters(&self) -> bool {
@@ -161,9 +167,7 @@ pub(crate) struct Step<'a> {
 impl Sale {
     /// Numbers a step and keeps what the stream must know of it.
     pub(crate) fn note(&mut self, step: &Step<'_>, facts: &mut Facts) {
-        if !facts.kinds.contains(&step.kind) {
-            facts.kinds.push(step.kind);
-        }
+        facts.add_kind(step.kind);
         if !step.kind.is_in(self.settings.events) {
             return;
         }

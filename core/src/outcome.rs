@@ -1,7 +1,6 @@
 //! How a command ends. Every outcome has a name; [`crate::protocol`] says how it looks on the wire.
 
 use crate::sale::Shard;
-use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// An argument that differs from the first time an id was used.
@@ -52,7 +51,7 @@ pub enum Outcome<'a> {
         /// Until when, unix ms.
         deadline: u64,
         /// With UPTO: what was taken.
-        taken: Option<SmallVec<[Taken; 1]>>,
+        taken: Option<Box<[Taken]>>,
     },
     /// The hold is an order.
     Confirmed {

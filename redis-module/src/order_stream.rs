@@ -75,31 +75,42 @@ impl<'c> OrderStream<'c> {
     }
 
     fn add(&self, sale: &Sale, entry: &Entry, words: &mut Words) -> bool {
-        entry.write_fields(sale, &mut words.values);
-        let made: SmallVec<[Option<OwnedString>; FIELDS]> =
-            words.values.iter().map(|value| (!value.is_empty()).then(|| OwnedString::new(value))).collect();
-        let mut fields: SmallVec<[ServerString<'_>; 2 * FIELDS]> = SmallVec::new();
-        for (name, value) in words.names.iter().zip(&made) {
-            fields.push(name.borrowed());
-            fields.push(value.as_ref().unwrap_or(&words.empty).borrowed());
-        }
+        words.take(entry, sale);
+        let pairs = words.names.iter().zip(&words.strings);
+        let fields: SmallVec<[ServerString<'_>; 2 * FIELDS]> =
+            pairs.flat_map(|(name, value)| [name.borrowed(), value.borrowed()]).collect();
         self.key.stream_add(entry.stream_id(sale), &fields)
     }
 }
 
-/// Strings of the server that every entry has.
+/// Strings of the server that entries are made of. Most fields of an entry are as they were in the one before: their
+/// strings are used again.
 pub(crate) struct Words {
     names: Vec<OwnedString>,
-    empty: OwnedString,
+    strings: Vec<OwnedString>,
+    /// What the strings hold.
     values: FieldValues,
+    next: FieldValues,
 }
 
 impl Words {
     pub fn new() -> Self {
         Self {
             names: FIELD_NAMES.iter().map(|name| OwnedString::new(name.as_bytes())).collect(),
-            empty: OwnedString::new(b""),
+            strings: FIELD_NAMES.iter().map(|_| OwnedString::new(b"")).collect(),
             values: FieldValues::default(),
+            next: FieldValues::default(),
         }
+    }
+
+    fn take(&mut self, entry: &Entry, sale: &Sale) {
+        entry.write_fields(sale, &mut self.next);
+        let before = self.values.iter().map(Some).chain(std::iter::repeat(None));
+        for ((string, before), value) in self.strings.iter_mut().zip(before).zip(self.next.iter()) {
+            if before != Some(value) {
+                *string = OwnedString::new(value);
+            }
+        }
+        std::mem::swap(&mut self.values, &mut self.next);
     }
 }

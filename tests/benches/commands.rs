@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use flashsale_tests::process::Process;
-use flashsale_tests::{Client, RedisServer, Reply, Server, artifacts, wait_until};
+use flashsale_tests::{Client, Clock, RedisServer, Reply, Server, artifacts, wait_until};
 
 /// Commands counted per row.
 const COUNTED: usize = 10_000;
@@ -35,6 +35,9 @@ redis.call('ZADD', KEYS[4], 1900000000000, ARGV[1])
 return 'RESERVED'
 ";
 
+/// The words of one command.
+type Request = Vec<Vec<u8>>;
+
 /// Who gets what the server writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Followers {
@@ -50,7 +53,7 @@ struct Row {
     /// Sent once, before this many commands are measured.
     prepare: fn(&mut Client, usize),
     /// Command number `n`.
-    command: fn(usize) -> Vec<String>,
+    command: fn(usize) -> Request,
     /// Holds of one command; the figures are for one hold.
     holds: usize,
     /// By so much fewer commands are measured than of a cheap one.
@@ -63,7 +66,7 @@ impl Row {
     const fn new(
         name: &'static str,
         prepare: fn(&mut Client, usize),
-        command: fn(usize) -> Vec<String>,
+        command: fn(usize) -> Request,
         outcome: &'static str,
     ) -> Row {
         Row { name, followers: Followers::None, prepare, command, holds: 1, dearness: 1, outcome }
@@ -82,10 +85,12 @@ impl Row {
     }
 }
 
-const ROWS: [Row; 13] = [
+const ROWS: [Row; 16] = [
     Row::new("DECR", |_, _| {}, |_| words("DECR counter"), ""),
     Row::new("FLASH.RESERVE", create_sale, reserve, "RESERVED"),
     Row::new("FLASH.MRESERVE of 64, per hold", create_sale, mreserve, "RESERVED").of_holds(BATCH),
+    Row::new("FLASH.MRESERVE PACKED of 64, per hold", create_sale, packed, "RESERVED").of_holds(BATCH),
+    Row::new("FLASH.RESERVE UPTO, its effect written out", create_sale, reserve_up_to, "RESERVED"),
     Row::new(
         "FLASH.RESERVE, sold out",
         |client, count| {
@@ -114,6 +119,9 @@ const ROWS: [Row; 13] = [
     Row::new("FLASH.MRESERVE of 64, per hold, to a replica", create_sale, mreserve, "RESERVED")
         .of_holds(BATCH)
         .replicated(),
+    Row::new("FLASH.MRESERVE PACKED of 64, per hold, to a replica", create_sale, packed, "RESERVED")
+        .of_holds(BATCH)
+        .replicated(),
 ];
 
 fn main() {
@@ -125,7 +133,10 @@ fn main() {
     println!("\n| command | instructions | x DECR | per second, pipeline {PIPELINE} | per second, one by one |");
     println!("|---|---|---|---|---|");
     let mut decr = None;
-    for row in &ROWS {
+    // Words after the options choose rows by their names; DECR is what all are compared with.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let chosen = |row: &&Row| row.name == "DECR" || wanted.is_empty() || wanted.iter().any(|w| row.name.contains(w));
+    for row in ROWS.iter().filter(chosen) {
         let instructions = count_instructions(row);
         let decr = *decr.get_or_insert(instructions);
         let timed = TIMED / row.dearness;
@@ -135,8 +146,8 @@ fn main() {
     }
 }
 
-fn words(line: &str) -> Vec<String> {
-    line.split(' ').map(str::to_owned).collect()
+fn words(line: &str) -> Request {
+    line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
 }
 
 /// 24 bytes, as long as a UUID in base64.
@@ -148,17 +159,37 @@ fn create_sale(client: &mut Client, _commands: usize) {
     client.ok(&["FLASH.CREATE", "sale", "LIMIT", "5", "ITEMS", "shirt", "1000000000"]);
 }
 
-fn reserve(n: usize) -> Vec<String> {
+fn reserve(n: usize) -> Request {
     words(&format!("FLASH.RESERVE sale {} buyer-{n} ITEMS shirt 1", id(n)))
 }
 
-fn order(n: usize) -> Vec<String> {
+fn order(n: usize) -> Request {
     words(&format!("FLASH.ORDER sale {} buyer-{n} ITEMS shirt 1", id(n)))
 }
 
-fn mreserve(n: usize) -> Vec<String> {
-    let holds = (n * BATCH..(n + 1) * BATCH).flat_map(|n| [id(n), format!("buyer-{n}"), "shirt".into(), "1".into()]);
-    words("FLASH.MRESERVE sale HOLDS").into_iter().chain(holds).collect()
+fn reserve_up_to(n: usize) -> Request {
+    words(&format!("FLASH.RESERVE sale {} buyer-{n} UPTO ITEMS shirt 1", id(n)))
+}
+
+fn mreserve(n: usize) -> Request {
+    let holds = (n * BATCH..(n + 1) * BATCH).map(|n| format!(" {} buyer-{n} shirt 1", id(n)));
+    words(&format!("FLASH.MRESERVE sale HOLDS{}", holds.collect::<String>()))
+}
+
+/// The same holds as one MessagePack array.
+fn packed(n: usize) -> Request {
+    let mut batch = vec![0xdc];
+    batch.extend_from_slice(&(4 * BATCH as u16).to_be_bytes());
+    for n in n * BATCH..(n + 1) * BATCH {
+        for text in [id(n), format!("buyer-{n}"), "shirt".into()] {
+            batch.push(0xa0 | text.len() as u8);
+            batch.extend_from_slice(text.as_bytes());
+        }
+        batch.push(1);
+    }
+    let mut request = words("FLASH.MRESERVE sale PACKED");
+    request.push(batch);
+    request
 }
 
 fn create_library_sale(client: &mut Client, _commands: usize) {
@@ -169,9 +200,9 @@ fn create_library_sale(client: &mut Client, _commands: usize) {
 }
 
 /// `FLASH.RESERVE key ...` as a call of the library.
-fn in_library(mut command: Vec<String>) -> Vec<String> {
-    let function = command.remove(0).to_lowercase().replace('.', "_");
-    [vec!["FCALL".to_owned(), function, "1".to_owned()], command].concat()
+fn in_library(mut command: Request) -> Request {
+    let function = String::from_utf8_lossy(&command.remove(0)).to_lowercase().replace('.', "_");
+    [words(&format!("FCALL {function} 1")), command].concat()
 }
 
 fn create_script(client: &mut Client, stock: &str) {
@@ -184,7 +215,7 @@ fn script_sha(client: &mut Client) -> String {
     client.ok(&["EVAL", "return redis.sha1hex(ARGV[1])", "0", USUAL_SCRIPT]).text()
 }
 
-fn script_call(n: usize) -> Vec<String> {
+fn script_call(n: usize) -> Request {
     static SHA: std::sync::OnceLock<String> = std::sync::OnceLock::new();
     let sha = SHA.get_or_init(|| {
         let redis = RedisServer::builder(Server::Redis70).start();
@@ -194,12 +225,22 @@ fn script_call(n: usize) -> Vec<String> {
 }
 
 /// Sends the commands of these numbers, [`PIPELINE`] at a time, and checks every answer.
-fn pipeline(client: &mut Client, numbers: Range<usize>, outcome: &str, command: fn(usize) -> Vec<String>) {
-    let requests: Vec<Vec<String>> = numbers.map(command).collect();
+fn pipeline(client: &mut Client, numbers: Range<usize>, outcome: &str, command: fn(usize) -> Request) {
+    let requests: Vec<Request> = numbers.map(command).collect();
     send_in_batches(client, &requests, PIPELINE, outcome);
 }
 
-fn send_in_batches(client: &mut Client, requests: &[Vec<String>], batch: usize, outcome: &str) {
+/// The same, a millisecond for each pipeline: callgrind slows a server down some fifty times, and without this every
+/// few commands would come in a millisecond of their own, as they do in no rush.
+fn pipeline_by_clock(client: &mut Client, clock: &mut Clock, numbers: Range<usize>, row: &Row) {
+    let numbers: Vec<usize> = numbers.collect();
+    for numbers in numbers.chunks(PIPELINE) {
+        clock.advance(1);
+        pipeline(client, numbers[0]..numbers[0] + numbers.len(), row.outcome, row.command);
+    }
+}
+
+fn send_in_batches(client: &mut Client, requests: &[Request], batch: usize, outcome: &str) {
     for requests in requests.chunks(batch) {
         client.send_all(requests).expect("the server takes it");
         for _ in requests {
@@ -215,6 +256,9 @@ fn all_begin_with(reply: &Reply, outcome: &str) -> bool {
         Reply::Array(replies) if matches!(replies.first(), Some(Reply::Array(_))) => {
             replies.iter().all(|reply| all_begin_with(reply, outcome))
         }
+        Reply::Bytes(packed) if packed.first() == Some(&0xdc) => {
+            packed.windows(outcome.len()).filter(|part| *part == outcome.as_bytes()).count() == BATCH
+        }
         reply => reply.status().starts_with(outcome),
     }
 }
@@ -227,7 +271,7 @@ fn per_second(row: &Row, batch: usize, count: usize) -> f64 {
     let count = count / row.holds;
     (row.prepare)(&mut client, count);
     // Made before the clock starts: the client must not be the bottleneck of cheap commands.
-    let requests: Vec<Vec<String>> = (0..count).map(row.command).collect();
+    let requests: Vec<Request> = (0..count).map(row.command).collect();
     let started = Instant::now();
     send_in_batches(&mut client, &requests, batch, row.outcome);
     (count * row.holds) as f64 / started.elapsed().as_secs_f64()
@@ -236,15 +280,16 @@ fn per_second(row: &Row, batch: usize, count: usize) -> f64 {
 /// Instructions of the whole server per command.
 fn count_instructions(row: &Row) -> u64 {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let (mut valgrind, mut client, port) = start_under_callgrind(dir.path());
+    let mut clock = Clock::new();
+    let (mut valgrind, mut client, port) = start_under_callgrind(dir.path(), &clock);
     let _replica = start_replica(row, &mut client, port);
     let counted = COUNTED / row.holds / row.dearness;
     let warm_up = counted / 4;
     (row.prepare)(&mut client, warm_up + counted);
     // Tables have grown and caches of the allocator are warm when counting begins.
-    pipeline(&mut client, 0..warm_up, row.outcome, row.command);
+    pipeline_by_clock(&mut client, &mut clock, 0..warm_up, row);
     control(&valgrind, "--zero");
-    pipeline(&mut client, warm_up..warm_up + counted, row.outcome, row.command);
+    pipeline_by_clock(&mut client, &mut clock, warm_up..warm_up + counted, row);
     control(&valgrind, "--dump");
     let pid = valgrind.pid();
     valgrind.kill_9();
@@ -264,13 +309,14 @@ fn start_replica(row: &Row, client: &mut Client, port: u16) -> Option<RedisServe
     Some(replica)
 }
 
-fn start_under_callgrind(dir: &Path) -> (Process, Client, u16) {
+fn start_under_callgrind(dir: &Path, clock: &Clock) -> (Process, Client, u16) {
     let server = Server::Redis70.program().expect("Redis 7.0 is here");
     for _ in 0..5 {
         let port = flashsale_tests::free_port();
         let mut command = Command::new("valgrind");
         command
             .current_dir(dir)
+            .envs(clock.environment())
             .args(["--tool=callgrind", "--callgrind-out-file=callgrind.out.%p"])
             .arg(&server)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])

@@ -75,6 +75,7 @@ fn one(argument: &Reply) -> String {
     let value = match (kind.as_str(), argument.find("arguments")) {
         ("pure-token", _) => String::new(),
         ("block", Some(parts)) => syntax(parts).trim_start().into(),
+        ("oneof", Some(parts)) => format!("<{}>", parts.items().iter().map(one).collect::<Vec<_>>().join(" | ")),
         _ => text("name").unwrap_or_default(),
     };
     let value = if has("multiple") { format!("{value} [{value} ...]") } else { value };

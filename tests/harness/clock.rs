@@ -59,6 +59,12 @@ impl Clock {
         self.set(self.now_ms + ms);
     }
 
+    /// What a server's environment must have to take its time from this clock.
+    pub fn environment(&self) -> [(&'static str, PathBuf); 2] {
+        let (library, file) = self.files();
+        [("LD_PRELOAD", library), ("FLASHSALE_TEST_CLOCK", file)]
+    }
+
     /// The library to preload, and the file with the time.
     pub(crate) fn files(&self) -> (PathBuf, PathBuf) {
         let path = |name: &str| -> PathBuf { Path::new(self.dir.path()).join(name) };

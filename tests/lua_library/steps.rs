@@ -193,9 +193,12 @@ impl Episode {
 
     fn mreserve(&mut self, now_ms: u64) -> String {
         let (ttl, not_after) = (self.ttl(), self.not_after(now_ms));
-        let mut line = format!("MRESERVE {}{ttl}{not_after} HOLDS", self.key);
+        // Ids of either side's own making cannot be told in packed answers.
+        let packed = self.one_in(3);
+        let mut line = format!("MRESERVE {}{ttl}{not_after} {}", self.key, if packed { "PACKED" } else { "HOLDS" });
         for _ in 0..1 + self.below(4) {
             let (id, buyer, sku) = (self.new_id(), self.pick(&BUYERS), self.sku());
+            let id = if packed && id == "*" { self.id() } else { id };
             let _ = write!(line, " {id} {buyer} {sku} {}", 1 + self.below(3));
         }
         line

@@ -9,7 +9,6 @@ use crate::holds::{ItemList, Place, State};
 use crate::outcome::{Field, Misuse, Outcome, Taken};
 use crate::sale::Sale;
 use crate::sharding;
-use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// Who asks for what, in the form that RESERVE, ORDER and a LATE confirm share.
@@ -17,8 +16,8 @@ pub(super) struct Request<'r, 'a> {
     pub buyer: &'r [u8],
     pub items: &'r Items<'a>,
     pub up_to: bool,
-    /// The slot and items of the buyer's own live hold that this one replaces.
-    pub replaced: Option<(u32, ItemList)>,
+    /// The items of the buyer's own live hold that this one replaces.
+    pub replaced: Option<Box<ItemList>>,
 }
 
 /// What a request that is not refused takes.
@@ -34,11 +33,14 @@ pub(super) struct Taking<'a> {
 /// Units that a buyer may still have, by the limits of the sale and of each SKU wanted.
 struct Limits {
     left_of_sale: u64,
-    /// Empty where nothing is limited.
-    left_of_skus: SmallVec<[u64; 2]>,
+    left_of_skus: Vec<u64>,
 }
 
 impl Limits {
+    fn none() -> Self {
+        Self { left_of_sale: u64::MAX, left_of_skus: Vec::new() }
+    }
+
     fn left_of_sku(&self, at: usize) -> u64 {
         self.left_of_skus.get(at).copied().unwrap_or(u64::MAX)
     }
@@ -46,7 +48,7 @@ impl Limits {
 
 impl Request<'_, '_> {
     fn replaced_units(&self, sku: u16) -> u64 {
-        let items = self.replaced.iter().flat_map(|(_, items)| items);
+        let items = self.replaced.iter().flat_map(|items| items.iter());
         items.filter(|item| item.0 == sku).map(|item| u64::from(item.1)).sum()
     }
 }
@@ -159,7 +161,7 @@ impl Sale {
         decision
     }
 
-    fn taken(&self, items: &[(u16, u32)]) -> SmallVec<[Taken; 1]> {
+    fn taken(&self, items: &[(u16, u32)]) -> Box<[Taken]> {
         items.iter().map(|&(sku, qty)| Taken { sku: self.skus.get(sku).name.clone(), qty }).collect()
     }
 
@@ -210,14 +212,14 @@ impl Sale {
         }
     }
 
-    fn replaced<'a>(&self, reserve: &Reserve<'a>, now_ms: u64) -> Result<Option<(u32, ItemList)>, Outcome<'a>> {
+    fn replaced<'a>(&self, reserve: &Reserve<'a>, now_ms: u64) -> Result<Option<Box<ItemList>>, Outcome<'a>> {
         let Some(older) = reserve.replace else { return Ok(None) };
         let Some(slot) = self.known(older, now_ms) else { return Ok(None) };
         let content = self.holds.content(slot);
         match self.holds.get(slot).state {
             State::Tombstone => Ok(None),
             _ if content.buyer != reserve.buyer => Err(Outcome::Mismatch(Field::Buyer)),
-            State::Held => Ok(Some((slot, content.items))),
+            State::Held => Ok(Some(Box::new(content.items))),
             State::Confirmed | State::Returned => Err(self.end_of(slot, Cow::Borrowed(older))),
             _ => Ok(None),
         }
@@ -261,7 +263,7 @@ impl Sale {
         }
         let limits = self.limits(request, &wanted, situation.now_ms);
         if request.up_to {
-            self.take_some(request, &wanted, &limits, situation)
+            self.take_some(request, &wanted, &limits.unwrap_or_else(Limits::none), situation)
         } else {
             self.take_all(request, &wanted, &limits, situation)?;
             Ok(wanted)
@@ -273,23 +275,26 @@ impl Sale {
         &self,
         request: &Request<'_, 'a>,
         wanted: &IndexedItems,
-        limits: &Limits,
+        limits: &Option<Limits>,
         situation: &Situation<'_>,
     ) -> Result<(), Outcome<'a>> {
-        let asked: u64 = wanted.iter().map(|&(_, qty)| u64::from(qty)).sum();
-        if asked > limits.left_of_sale {
-            return Err(Outcome::Limit { sku: Cow::Borrowed(b""), left: limits.left_of_sale });
+        if let Some(limits) = limits {
+            let asked: u64 = wanted.iter().map(|&(_, qty)| u64::from(qty)).sum();
+            if asked > limits.left_of_sale {
+                return Err(Outcome::Limit { sku: Cow::Borrowed(b""), left: limits.left_of_sale });
+            }
+            for (item, &left) in request.items.iter().zip(&limits.left_of_skus) {
+                if u64::from(item.qty) > left {
+                    return Err(Outcome::Limit { sku: Cow::Borrowed(item.sku), left });
+                }
+            }
         }
-        let too_many = |at: usize| u64::from(wanted[at].1) > limits.left_of_sku(at);
-        if let Some(at) = (0..wanted.len()).find(|&at| too_many(at)) {
-            let left = limits.left_of_sku(at);
-            return Err(Outcome::Limit { sku: Cow::Borrowed(request.items[at].sku), left });
+        for (item, &(sku, qty)) in request.items.iter().zip(wanted) {
+            if u64::from(qty) > self.within_reach(request, sku) {
+                return Err(self.shortage(sku, item.sku, request, situation));
+            }
         }
-        let short = |at: usize| u64::from(wanted[at].1) > self.within_reach(request, wanted[at].0);
-        match (0..wanted.len()).find(|&at| short(at)) {
-            Some(at) => Err(self.shortage(wanted[at].0, request.items[at].sku, request, situation)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// As many as stock and limits allow; nothing at all is a refusal.
@@ -327,27 +332,27 @@ impl Sale {
         self.skus.get(sku).available + request.replaced_units(sku)
     }
 
-    /// What the limits leave to the buyer.
-    fn limits(&self, request: &Request<'_, '_>, wanted: &IndexedItems, now_ms: u64) -> Limits {
+    /// What the limits leave to the buyer; `None` where nothing is limited.
+    fn limits(&self, request: &Request<'_, '_>, wanted: &IndexedItems, now_ms: u64) -> Option<Limits> {
         let sale_limit = u64::from(self.settings.limit);
         let limited = sale_limit > 0 || wanted.iter().any(|&(sku, _)| self.skus.get(sku).limit > 0);
         if !limited {
-            return Limits { left_of_sale: u64::MAX, left_of_skus: SmallVec::new() };
+            return None;
         }
         let skus = wanted.iter().map(|&(sku, _)| sku);
-        let replaced = request.replaced.iter().flat_map(|(_, items)| items).map(|&(sku, _)| sku);
+        let replaced = request.replaced.iter().flat_map(|items| items.iter()).map(|&(sku, _)| sku);
         let mut usage = self.buyers.usage(&self.holds, &self.extras, request.buyer, now_ms, skus.chain(replaced));
-        if let Some((_, items)) = &request.replaced {
+        if let Some(items) = &request.replaced {
             usage.without(items);
         }
         let left = |limit: u32, used: u64| match limit {
             0 => u64::MAX,
             limit => u64::from(limit).saturating_sub(used),
         };
-        Limits {
+        Some(Limits {
             left_of_sale: left(self.settings.limit, usage.total.held + usage.total.sold),
             left_of_skus: wanted.iter().map(|&(sku, _)| left(self.skus.get(sku).limit, usage.of_sku(sku))).collect(),
-        }
+        })
     }
 
     fn shortage<'a>(

@@ -161,7 +161,9 @@ impl Reply for Packed {
 mod tests {
     use super::*;
 
-    fn packed(holds: &[(&[u8], &[u8], &[u8], i64)]) -> Vec<u8> {
+    type Hold<'a> = (&'a [u8], &'a [u8], &'a [u8], i64);
+
+    fn packed(holds: &[Hold<'_>]) -> Vec<u8> {
         let mut bytes = Vec::new();
         encode::write_array_len(&mut bytes, (holds.len() * ELEMENTS) as u32).unwrap();
         for (id, buyer, sku, qty) in holds {
