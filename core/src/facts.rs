@@ -280,8 +280,8 @@ pub struct FieldValues {
 impl FieldValues {
     /// The values in the order of [`FIELD_NAMES`].
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        starts.zip(&self.ends).map(|(start, &end)| &self.bytes[start..end])
+        let mut start = 0;
+        self.ends.iter().map(move |&end| &self.bytes[std::mem::replace(&mut start, end)..end])
     }
 
     fn clear(&mut self) {
@@ -313,13 +313,16 @@ impl FieldValues {
     /// application/x-www-form-urlencoded, but for the space, which is `%20`.
     fn put_encoded(&mut self, name: &[u8]) {
         const HEX: &[u8; 16] = b"0123456789ABCDEF";
-        for &byte in name {
-            match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => self.bytes.push(byte),
-                _ => {
-                    let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
-                    self.bytes.extend_from_slice(&[b'%', HEX[high], HEX[low]]);
-                }
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"*-._".contains(byte);
+        if name.iter().all(plain) {
+            return self.bytes.extend_from_slice(name);
+        }
+        for byte in name {
+            if plain(byte) {
+                self.bytes.push(*byte);
+            } else {
+                let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
+                self.bytes.extend_from_slice(&[b'%', HEX[high], HEX[low]]);
             }
         }
     }

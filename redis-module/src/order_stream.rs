@@ -105,10 +105,12 @@ impl Words {
 
     fn take(&mut self, entry: &Entry, sale: &Sale) {
         entry.write_fields(sale, &mut self.next);
-        let before = self.values.iter().map(Some).chain(std::iter::repeat(None));
-        for ((string, before), value) in self.strings.iter_mut().zip(before).zip(self.next.iter()) {
-            if before != Some(value) {
-                *string = OwnedString::new(value);
+        {
+            let mut before = self.values.iter();
+            for (string, value) in self.strings.iter_mut().zip(self.next.iter()) {
+                if before.next() != Some(value) {
+                    *string = OwnedString::new(value);
+                }
             }
         }
         std::mem::swap(&mut self.values, &mut self.next);
