@@ -17,6 +17,7 @@ mod drill;
 mod durability;
 mod edge_bad_input;
 mod edge_connections;
+mod edge_deployments;
 mod edge_durability;
 mod edge_holds;
 mod edge_hostile;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::Lazy;
 use prometheus::{
-    Encoder, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder, register_histogram_vec,
-    register_int_counter, register_int_counter_vec, register_int_gauge,
+    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder, register_histogram, register_histogram_vec, register_int_counter,
+    register_int_counter_vec, register_int_gauge,
 };
 
 // The names are constants of this file, so registering them can only fail if one stands here twice, which
@@ -78,6 +78,18 @@ pub static REDIS_CALLS: Lazy<IntCounterVec> = counter!(
 
 pub static REDIS_SECONDS: Lazy<HistogramVec> =
     histogram!("flashsale_redis_seconds", "How long commands to the stock took.", &["command"], SECONDS);
+
+pub static REDIS_BATCH: Lazy<Histogram> = Lazy::new(|| {
+    let sizes = vec![1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+    register_histogram!("flashsale_redis_batch_holds", "Plain reservations that went in one command.", sizes)
+        .expect("flashsale_redis_batch_holds")
+});
+
+pub static REDIS_BREAKERS_OPEN: Lazy<IntGauge> =
+    gauge!("flashsale_redis_breakers_open", "Servers whose circuit breaker is open.");
+
+pub static REDIS_BREAKER: Lazy<IntCounterVec> =
+    counter!("flashsale_redis_breaker_total", "What circuit breakers did: opened, probe, closed.", &["event"]);
 
 pub static KNOWN_REFRESHES: Lazy<IntCounterVec> =
     counter!("flashsale_known_refreshes_total", "Pictures of sales fetched from the stock.", &["outcome"]);
@@ -157,6 +169,8 @@ pub fn register() {
     Lazy::force(&HOTTEST_KEY);
     Lazy::force(&REQUEST_SECONDS);
     Lazy::force(&REDIS_SECONDS);
+    Lazy::force(&REDIS_BATCH);
+    Lazy::force(&REDIS_BREAKERS_OPEN);
     Lazy::force(&REQUESTS_IN_FLIGHT);
     Lazy::force(&CONNECTIONS);
     Lazy::force(&CHANNEL_UP);

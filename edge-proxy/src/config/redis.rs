@@ -71,8 +71,12 @@ pub struct RedisConfig {
     pub timeout_ms: u64,
     /// How long opening a connection may take.
     pub connect_timeout_ms: u64,
-    /// How long requests are refused at once after the server was found to be away.
+    /// How long requests are refused at once after the server was found to be away, before one may try again.
     pub retry_after_failure_ms: u64,
+    /// After so many commands without an answer the server counts as away.
+    pub breaker_failures: u32,
+    /// Most reservations in one command; 1: each goes by itself.
+    pub merge_max: usize,
 }
 
 impl Default for RedisConfig {
@@ -96,6 +100,8 @@ impl Default for RedisConfig {
             timeout_ms: 500,
             connect_timeout_ms: 500,
             retry_after_failure_ms: 100,
+            breaker_failures: 20,
+            merge_max: 64,
         }
     }
 }
@@ -170,6 +176,8 @@ impl RedisConfig {
         if self.timeout_ms == 0 || self.connect_timeout_ms == 0 {
             bail!("[redis] timeout_ms and connect_timeout_ms must be at least 1");
         }
+        ensure!(self.breaker_failures > 0, "[redis] breaker_failures must be at least 1");
+        ensure!((1..=1000).contains(&self.merge_max), "[redis] merge_max = {} is not in 1..1000", self.merge_max);
         if self.key_prefix.contains(['{', '}']) {
             bail!("[redis] key_prefix: braces would change the cluster slot of every sale");
         }

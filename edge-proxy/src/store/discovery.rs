@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Value};
 
 use super::nodes::{self, Dialect, NOBODY, Node, Registry, Split, Topology};
-use crate::config::{RedisConfig, RedisMode, client_at};
+use crate::config::{RedisConfig, RedisMode, client_at, millis};
 
 /// How often a cluster's slots are looked at although nobody complained.
 const CLUSTER_LASTS: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ impl Discovery {
             sentinels: config.sentinel_clients()?,
             connect_timeout: config.connect_timeout(),
             response_timeout: config.timeout(),
-            nodes: Registry::default(),
+            nodes: Registry::new(config.breaker_failures, millis(config.retry_after_failure_ms)),
         })
     }
 

@@ -18,6 +18,7 @@ use super::StoreError;
 use super::commit::GroupCommit;
 use super::discovery::{Discovery, host_of};
 use super::link::{Link, LinkTimes};
+use super::merge::{Merger, Plain};
 use super::nodes::{Node, Place, Redirect, Topology, redirect};
 use crate::config::{DurabilityConfig, RedisConfig, client_at, millis};
 
@@ -28,6 +29,7 @@ const HOPS: usize = 5;
 pub struct Fleet {
     discovery: Discovery,
     times: LinkTimes,
+    merge_max: usize,
     durability: DurabilityConfig,
     topology: ArcSwapOption<Topology>,
     looking: tokio::sync::Mutex<()>,
@@ -41,6 +43,7 @@ pub struct Fleet {
 struct Desk {
     link: Arc<Link>,
     commits: Option<Arc<GroupCommit>>,
+    merger: Arc<Merger>,
 }
 
 thread_local! {
@@ -61,6 +64,7 @@ impl Fleet {
                 response: config.timeout(),
                 rest: millis(config.retry_after_failure_ms),
             },
+            merge_max: config.merge_max,
             durability: durability.clone(),
             topology: ArcSwapOption::empty(),
             looking: tokio::sync::Mutex::new(()),
@@ -183,6 +187,17 @@ impl Fleet {
         Err(too_many_hops())
     }
 
+    /// Reserves, together with others that reserve in the same shard. Gives the reply of RESERVE, and whether the
+    /// hold was there before.
+    ///
+    /// # Errors
+    /// As [`Fleet::send`].
+    pub async fn reserve(self: &Arc<Self>, place: Place<'_>, plain: Plain) -> Result<(Value, bool), StoreError> {
+        let node = self.node_of(place).await?;
+        let merger = self.desk(&node).merger;
+        merger.reserve(self, place, plain).await
+    }
+
     /// Sends a command to each of several places, those of one server in one write.
     pub async fn send_each(self: &Arc<Self>, calls: &[(Place<'_>, Cmd)]) -> Vec<Result<Value, StoreError>> {
         let topology = match self.topology().await {
@@ -302,7 +317,7 @@ impl Fleet {
     }
 
     fn new_desk(&self, node: &Node) -> Desk {
-        let link = |times| Link::new(node.client.clone(), times, node.gate.clone());
+        let link = |times| Link::new(node.client.clone(), times, node.breaker.clone());
         let commits = (self.durability.replicas > 0).then(|| {
             let wait = millis(self.durability.timeout_ms);
             let response = wait + self.times.response;
@@ -310,7 +325,8 @@ impl Fleet {
             // One batch may be under way when a command comes: it waits for that one and its own.
             Arc::new(GroupCommit::start(link(times), self.durability.replicas, wait, response * 2))
         });
-        Desk { link: Arc::new(link(self.times)), commits }
+        let merger = Merger::new(self.merge_max, self.times.response);
+        Desk { link: Arc::new(link(self.times)), commits, merger }
     }
 }
 

@@ -14,6 +14,7 @@ use redis::{AsyncConnectionConfig, Client, Pipeline, PushInfo, PushKind, RedisEr
 
 use super::StoreError;
 use super::answer::server_error;
+use super::breaker::{Breaker, Pass};
 
 /// A connection that has answered nothing for this long, while asked, is replaced.
 const STALL: Duration = Duration::from_secs(1);
@@ -23,7 +24,7 @@ const STALL: Duration = Duration::from_secs(1);
 pub struct LinkTimes {
     pub connect: Duration,
     pub response: Duration,
-    /// How long to refuse at once after connecting has failed.
+    /// How long to refuse at once, and between probes, while the breaker is open.
     pub rest: Duration,
 }
 
@@ -33,7 +34,7 @@ pub struct Link {
     times: LinkTimes,
     live: ArcSwapOption<Live>,
     connecting: tokio::sync::Mutex<()>,
-    gate: Arc<Gate>,
+    breaker: Arc<Breaker>,
 }
 
 /// A connection that was good when last used.
@@ -56,8 +57,8 @@ impl Live {
 }
 
 impl Link {
-    pub fn new(client: Client, times: LinkTimes, gate: Arc<Gate>) -> Self {
-        Self { client, times, live: ArcSwapOption::empty(), connecting: tokio::sync::Mutex::new(()), gate }
+    pub fn new(client: Client, times: LinkTimes, breaker: Arc<Breaker>) -> Self {
+        Self { client, times, live: ArcSwapOption::empty(), connecting: tokio::sync::Mutex::new(()), breaker }
     }
 
     /// Sends commands in one write and gives their replies in order. A server's error is a
@@ -80,42 +81,46 @@ impl Link {
         let error = match result {
             Ok(value) => {
                 live.heard();
-                self.gate.open();
+                self.breaker.answered();
                 return Ok(value);
             }
             Err(error) => error,
         };
         if let Some(code) = error.code() {
             live.heard();
+            self.breaker.answered();
             return Err(server_error(code, error.detail().unwrap_or_default()));
         }
         // One slow command is no reason to part; a connection from which nothing comes at all is.
         if !error.is_timeout() || live.silent_for() >= STALL {
             live.lost.store(true, Ordering::Relaxed);
         }
+        self.breaker.unanswered();
         Err(StoreError::Unknown(error.to_string()))
     }
 
     async fn live(&self) -> Result<Arc<Live>, StoreError> {
+        let pass = self.breaker.pass().ok_or_else(away)?;
         if let Some(live) = self.usable() {
             return Ok(live);
-        }
-        if !self.gate.may_pass() {
-            return Err(StoreError::Down("it was away a moment ago".to_owned()));
         }
         let _alone = self.connecting.lock().await;
         if let Some(live) = self.usable() {
             return Ok(live);
         }
+        // Those who waited behind one that could not connect need not try, too.
+        if pass == Pass::Free && self.breaker.is_open() {
+            return Err(away());
+        }
         match self.connect().await {
             Ok(live) => {
                 let live = Arc::new(live);
                 self.live.store(Some(live.clone()));
-                self.gate.open();
+                self.breaker.answered();
                 Ok(live)
             }
             Err(error) => {
-                self.gate.close(self.times.rest);
+                self.breaker.unreachable();
                 Err(StoreError::Down(error.to_string()))
             }
         }
@@ -143,68 +148,13 @@ impl Link {
     }
 }
 
-/// Shared by all links to one server: while it is known to be away, one request in a while tries it and the
-/// others are refused at once, instead of each waiting for a connection that will not come.
-pub struct Gate {
-    born: Instant,
-    /// Milliseconds after `born` until which the gate is closed; 0 is open.
-    closed_until_ms: AtomicU64,
-    rest_ms: AtomicU64,
-}
-
-impl Gate {
-    pub fn new() -> Self {
-        Self { born: Instant::now(), closed_until_ms: AtomicU64::new(0), rest_ms: AtomicU64::new(0) }
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.born.elapsed().as_millis() as u64
-    }
-
-    /// Whether a request may try the server.
-    fn may_pass(&self) -> bool {
-        let until = self.closed_until_ms.load(Ordering::Relaxed);
-        if until == 0 {
-            return true;
-        }
-        let now = self.now_ms();
-        if now < until {
-            return false;
-        }
-        let next = now + self.rest_ms.load(Ordering::Relaxed).max(1);
-        self.closed_until_ms.compare_exchange(until, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-
-    fn close(&self, rest: Duration) {
-        let rest_ms = rest.as_millis() as u64;
-        self.rest_ms.store(rest_ms, Ordering::Relaxed);
-        self.closed_until_ms.store(self.now_ms() + rest_ms + 1, Ordering::Relaxed);
-    }
-
-    fn open(&self) {
-        // A read first: the flag is shared by all threads, and nearly always open.
-        if self.closed_until_ms.load(Ordering::Relaxed) != 0 {
-            self.closed_until_ms.store(0, Ordering::Relaxed);
-        }
-    }
+fn away() -> StoreError {
+    StoreError::Down("it was away a moment ago".to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_closed_gate_lets_one_probe_through_at_a_time() {
-        let gate = Gate::new();
-        assert!(gate.may_pass());
-        gate.close(Duration::from_millis(20));
-        assert!(!gate.may_pass());
-        std::thread::sleep(Duration::from_millis(30));
-        assert!(gate.may_pass());
-        assert!(!gate.may_pass());
-        gate.open();
-        assert!(gate.may_pass() && gate.may_pass());
-    }
 
     #[tokio::test]
     async fn a_server_that_does_not_speak_tls_is_down() {
@@ -222,7 +172,7 @@ mod tests {
             response: Duration::from_millis(500),
             rest: Duration::from_millis(50),
         };
-        let link = Link::new(config.client().unwrap(), times, Arc::new(Gate::new()));
+        let link = Link::new(config.client().unwrap(), times, Arc::new(Breaker::new(20, times.rest)));
         assert!(matches!(link.send_all(redis::pipe().cmd("PING"), 1).await, Err(StoreError::Down(_))));
         answering.join().unwrap();
     }
@@ -236,7 +186,7 @@ mod tests {
             response: Duration::from_millis(500),
             rest: Duration::from_millis(50),
         };
-        let link = Link::new(client, times, Arc::new(Gate::new()));
+        let link = Link::new(client, times, Arc::new(Breaker::new(20, times.rest)));
         let started = Instant::now();
         for _ in 0..100 {
             assert!(matches!(link.send_all(redis::pipe().cmd("PING"), 1).await, Err(StoreError::Down(_))));

@@ -2,15 +2,18 @@
 //!
 //! [`SaleStore`] is the trait; [`redis`] speaks to Redis. [`command`] writes commands, [`answer`] reads replies,
 //! both pure. [`layout`] knows the keys of a sale, [`fleet`] the server of a key, which [`discovery`] finds and
-//! [`nodes`] describes. [`link`] is one connection, [`commit`] groups writes that must reach replicas.
+//! [`nodes`] describes. [`link`] is one connection, [`breaker`] knows when not to use it, [`merge`] puts reservations
+//! together, [`commit`] groups writes that must reach replicas.
 
 pub mod answer;
+mod breaker;
 pub mod command;
 mod commit;
 mod discovery;
 pub mod fleet;
 pub mod layout;
 mod link;
+mod merge;
 pub mod nodes;
 pub mod redis;
 mod sum;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use flashsale_core::sharding::{SLOTS, key_slot};
 use redis::{Client, Value};
 
-use super::link::Gate;
+use super::breaker::Breaker;
 
 /// One server.
 pub struct Node {
@@ -16,30 +16,38 @@ pub struct Node {
     /// `host:port`
     pub address: String,
     pub client: Client,
-    pub(super) gate: Arc<Gate>,
+    pub(super) breaker: Arc<Breaker>,
 }
 
 impl Node {
-    pub fn new(client: Client) -> Self {
+    pub fn new(client: Client, breaker: Breaker) -> Self {
         static NODES: AtomicU64 = AtomicU64::new(0);
         let address = client.get_connection_info().addr().to_string();
-        Self { number: NODES.fetch_add(1, Ordering::Relaxed), address, client, gate: Arc::new(Gate::new()) }
+        Self { number: NODES.fetch_add(1, Ordering::Relaxed), address, client, breaker: Arc::new(breaker) }
     }
 }
 
 /// Every server that was ever heard of, so that its connections outlive a change of the deployment.
-#[derive(Default)]
-pub struct Registry(Mutex<Vec<Arc<Node>>>);
+pub struct Registry {
+    nodes: Mutex<Vec<Arc<Node>>>,
+    breaker_failures: u32,
+    breaker_rest: Duration,
+}
 
 impl Registry {
+    /// Each node's breaker opens after so many commands without an answer, and probes every `breaker_rest`.
+    pub fn new(breaker_failures: u32, breaker_rest: Duration) -> Self {
+        Self { nodes: Mutex::default(), breaker_failures, breaker_rest }
+    }
+
     /// The node at the client's address.
     pub fn node(&self, client: Client) -> Arc<Node> {
         let address = client.get_connection_info().addr().to_string();
-        let mut nodes = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut nodes = self.nodes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(node) = nodes.iter().find(|node| node.address == address) {
             return Arc::clone(node);
         }
-        let node = Arc::new(Node::new(client));
+        let node = Arc::new(Node::new(client, Breaker::new(self.breaker_failures, self.breaker_rest)));
         nodes.push(Arc::clone(&node));
         node
     }
@@ -188,7 +196,8 @@ mod tests {
     use super::*;
 
     fn node(port: u16) -> Arc<Node> {
-        Arc::new(Node::new(Client::open(format!("redis://127.0.0.1:{port}")).unwrap()))
+        let breaker = Breaker::new(1, Duration::from_millis(1));
+        Arc::new(Node::new(Client::open(format!("redis://127.0.0.1:{port}")).unwrap(), breaker))
     }
 
     fn parsed(reply: &str) -> Value {

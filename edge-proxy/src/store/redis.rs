@@ -11,6 +11,7 @@ use super::answer::{self, Answer, HoldView, SaleView};
 use super::command::Command;
 use super::fleet::Fleet;
 use super::layout::{Layout, Layouts, sale_of_key};
+use super::merge::Plain;
 use super::nodes::{Dialect, Node, Place};
 use super::sum::sum;
 use super::{Called, SaleStore, StoreError};
@@ -67,6 +68,10 @@ impl RedisStore {
     }
 
     async fn call_once(&self, place: Place<'_>, command: &Command) -> Result<Called, StoreError> {
+        if let Some(plain) = Plain::of(command) {
+            let (reply, repeated) = self.fleet.reserve(place, plain).await?;
+            return Ok(Called { answer: answer::answer(reply)?, repeated, safe: true });
+        }
         if let Command::Reserve { id: Some(id), .. } = command {
             return self.reserve_named(place, id, command).await;
         }
