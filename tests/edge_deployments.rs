@@ -10,6 +10,7 @@ use std::time::Duration;
 use flashsale_tests::http::{Answer, Http};
 use flashsale_tests::process::Process;
 use flashsale_tests::sale::{assert_audit_is_clean, confirmed_orders, stock};
+use flashsale_tests::shop::Shop;
 use flashsale_tests::{Client, Cluster, Proxy, RedisServer, Server, free_port, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -362,4 +363,42 @@ fn reservations_that_come_while_one_is_under_way_go_together() {
     };
     let (commands, holds) = (number("flashsale_redis_batch_holds_count"), number("flashsale_redis_batch_holds_sum"));
     assert!(holds >= 81.0 && commands < holds, "{commands} commands for {holds} reservations");
+}
+
+#[test]
+fn the_relay_follows_a_cluster_to_the_new_primary() {
+    let mut cluster = Cluster::with_module(Server::Redis70).replicas_each(1).start();
+    let keys = make_shards(&cluster, 3, 100);
+    let shop = Shop::start();
+    let urls: Vec<_> = cluster.nodes().map(RedisServer::url).collect();
+    let proxy = Proxy::builder()
+        .redis_urls(&urls)
+        .webhook(&shop.url("/orders"), "whsec_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")
+        .set("relay.webhook.backoff_first_ms", "20")
+        .set("relay.lease_ms", "10000")
+        .start();
+    let http = Http::new();
+    let told = |shop: &Shop| {
+        let requests = shop.requests_to("/orders").into_iter();
+        requests.map(|request| request.headers["webhook-id"].clone()).collect::<BTreeSet<_>>().len()
+    };
+    let order = |number: usize| {
+        wait_until("it is ordered", PATIENCE, || {
+            send(&http, &proxy, "orders", &format!("b{number}"), &format!("o{number}")).status == 200
+        });
+    };
+    (0..12).for_each(order);
+    wait_until("the shop has the orders of all shards", PATIENCE, || told(&shop) == 12);
+    let victim = (0..3).find(|index| {
+        let mut client = cluster.nodes().nth(*index).expect("a primary").client();
+        !client.call(&["FLASH.INFO", &keys[0]]).is_error()
+    });
+    let victim = victim.expect("one has the first shard");
+    for node in cluster.replicas() {
+        let mut client = node.client();
+        wait_until("the replica has all", PATIENCE, || !client.ok(&["ROLE"]).to_string().contains("sync"));
+    }
+    cluster.primaries()[victim].kill_9();
+    (12..24).for_each(order);
+    wait_until("the shop has the later orders too", PATIENCE, || told(&shop) >= 24);
 }

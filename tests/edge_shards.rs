@@ -80,10 +80,18 @@ fn server() -> RedisServer {
     RedisServer::builder(Server::Redis70).module().start()
 }
 
+/// The module, and the library of functions.
+fn both() -> [RedisServer; 2] {
+    [server(), RedisServer::builder(Server::Redis70).functions().start()]
+}
+
 #[test]
 fn a_sale_in_shards_is_found_by_its_name_and_buyers_find_their_holds() {
-    let redis = server();
-    let mut scene = Scene::on_one_server(&redis, &[5, 5, 5]);
+    both().iter().for_each(buyers_find_their_holds);
+}
+
+fn buyers_find_their_holds(redis: &RedisServer) {
+    let mut scene = Scene::on_one_server(redis, &[5, 5, 5]);
     for shard in 0..3 {
         let buyer = scene.buyer_of(shard, 0);
         let hold = scene.hold_of(&buyer);
@@ -110,8 +118,11 @@ fn a_sale_in_shards_is_found_by_its_name_and_buyers_find_their_holds() {
 
 #[test]
 fn the_shops_server_finds_any_hold_by_its_id() {
-    let redis = server();
-    let mut scene = Scene::on_one_server(&redis, &[5, 5, 5, 5]);
+    both().iter().for_each(the_shop_finds_any_hold);
+}
+
+fn the_shop_finds_any_hold(redis: &RedisServer) {
+    let mut scene = Scene::on_one_server(redis, &[5, 5, 5, 5]);
     for shard in 0..4 {
         let buyer = scene.buyer_of(shard, 0);
         let (first, second) = (scene.hold_of(&buyer), scene.hold_of(&buyer));
@@ -133,8 +144,11 @@ fn the_shops_server_finds_any_hold_by_its_id() {
 
 #[test]
 fn sold_out_is_said_only_when_all_shards_are() {
-    let redis = server();
-    let mut scene = Scene::on_one_server(&redis, &[1, 1]);
+    both().iter().for_each(all_shards_are_sold_out);
+}
+
+fn all_shards_are_sold_out(redis: &RedisServer) {
+    let mut scene = Scene::on_one_server(redis, &[1, 1]);
     let poor = (0..3).map(|nth| scene.buyer_of(0, nth)).collect::<Vec<_>>();
     let rich = scene.buyer_of(1, 0);
     let hold = scene.hold_of(&poor[0]);

@@ -19,6 +19,7 @@ mod edge_bad_input;
 mod edge_connections;
 mod edge_deployments;
 mod edge_durability;
+mod edge_functions;
 mod edge_holds;
 mod edge_hostile;
 mod edge_known;

@@ -7,17 +7,35 @@ use std::time::{Duration, Instant};
 use flashsale_tests::http::{Answer, Http};
 use flashsale_tests::sale::{assert_audit_is_clean, confirmed_orders, stock};
 use flashsale_tests::shop::{Manner, Shop};
-use flashsale_tests::{AppendFsync, Proxy, RedisServer, Server, on_every_server, wait_until};
+use flashsale_tests::{AppendFsync, Proxy, RedisServer, RedisServerBuilder, Server, on_every_server, wait_until};
 
 on_every_server!(
     a_buyer_gets_what_was_held_and_the_shop_gets_the_order,
+    by_the_library_a_buyer_gets_what_was_held_and_the_shop_gets_the_order,
     kill_9_of_redis_in_mid_rush_loses_and_doubles_no_order,
+    by_the_library_kill_9_of_redis_in_mid_rush_loses_and_doubles_no_order,
 );
+
+fn a_buyer_gets_what_was_held_and_the_shop_gets_the_order(server: Server) {
+    from_hold_to_order(RedisServer::builder(server).module());
+}
+
+fn by_the_library_a_buyer_gets_what_was_held_and_the_shop_gets_the_order(server: Server) {
+    from_hold_to_order(RedisServer::builder(server).functions());
+}
+
+fn kill_9_of_redis_in_mid_rush_loses_and_doubles_no_order(server: Server) {
+    kill_9_in_mid_rush(RedisServer::builder(server).module());
+}
+
+fn by_the_library_kill_9_of_redis_in_mid_rush_loses_and_doubles_no_order(server: Server) {
+    kill_9_in_mid_rush(RedisServer::builder(server).functions());
+}
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const WEBHOOK_SECRET: &str = "whsec_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 
-/// Redis with the module, a shop, and a proxy with the relay between them; a sale `spring` of `units`.
+/// Redis with the module or the library, a shop, and a proxy with the relay between them; a sale `spring` of `units`.
 struct Scene {
     redis: RedisServer,
     shop: Shop,
@@ -25,8 +43,8 @@ struct Scene {
 }
 
 impl Scene {
-    fn set(server: Server, units: u32) -> Scene {
-        let redis = RedisServer::builder(server).module().append_only(AppendFsync::Always).start();
+    fn set(redis: RedisServerBuilder, units: u32) -> Scene {
+        let redis = redis.append_only(AppendFsync::Always).start();
         redis.client().ok(&["FLASH.CREATE", "sale:spring", "LIMIT", "2", "ITEMS", "shirt", &units.to_string()]);
         let shop = Shop::start();
         let proxy = Proxy::builder()
@@ -67,8 +85,8 @@ fn confirm(http: &Http, proxy: &Proxy, buyer: &str, hold: &str) -> Option<Answer
     http.try_request("POST", &url, &headers, br#"{"ref":"pay-1"}"#).ok()
 }
 
-fn a_buyer_gets_what_was_held_and_the_shop_gets_the_order(server: Server) {
-    let scene = Scene::set(server, 3);
+fn from_hold_to_order(redis: RedisServerBuilder) {
+    let scene = Scene::set(redis, 3);
     let http = Http::new();
     let page = http.get(&scene.proxy.url("/products/shirt?colour=red"));
     assert_eq!((page.status, page.text().as_str()), (200, "the shop says 200\n"), "ordinary traffic passes");
@@ -131,8 +149,8 @@ fn crowd(proxy: &Proxy, name: &str, buyers: usize, rushing_until: Instant) -> BT
     orders
 }
 
-fn kill_9_of_redis_in_mid_rush_loses_and_doubles_no_order(server: Server) {
-    let mut scene = Scene::set(server, 400);
+fn kill_9_in_mid_rush(redis: RedisServerBuilder) {
+    let mut scene = Scene::set(redis, 400);
     let rushing_until = Instant::now() + Duration::from_secs(40);
     let told: BTreeMap<String, i64> = std::thread::scope(|scope| {
         let proxy = &scene.proxy;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::Lazy;
 use prometheus::{
-    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder, register_histogram, register_histogram_vec, register_int_counter,
-    register_int_counter_vec, register_int_gauge,
+    Encoder, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder, register_histogram,
+    register_histogram_vec, register_int_counter, register_int_counter_vec, register_int_gauge,
 };
 
 // The names are constants of this file, so registering them can only fail if one stands here twice, which
@@ -91,6 +91,11 @@ pub static REDIS_BREAKERS_OPEN: Lazy<IntGauge> =
 pub static REDIS_BREAKER: Lazy<IntCounterVec> =
     counter!("flashsale_redis_breaker_total", "What circuit breakers did: opened, probe, closed.", &["event"]);
 
+pub static SWEPT: Lazy<IntCounter> = Lazy::new(|| {
+    register_int_counter!("flashsale_swept_holds_total", "Due holds ended in sales of the library.")
+        .expect("flashsale_swept_holds_total")
+});
+
 pub static KNOWN_REFRESHES: Lazy<IntCounterVec> =
     counter!("flashsale_known_refreshes_total", "Pictures of sales fetched from the stock.", &["outcome"]);
 
@@ -170,6 +175,7 @@ pub fn register() {
     Lazy::force(&REQUEST_SECONDS);
     Lazy::force(&REDIS_SECONDS);
     Lazy::force(&REDIS_BATCH);
+    Lazy::force(&SWEPT);
     Lazy::force(&REDIS_BREAKERS_OPEN);
     Lazy::force(&REQUESTS_IN_FLIGHT);
     Lazy::force(&CONNECTIONS);

@@ -59,3 +59,12 @@ fn built(variable: &str, file: &str) -> PathBuf {
     );
     path
 }
+
+/// The text of `lua/flashsale.lua`.
+///
+/// # Panics
+/// If it cannot be read.
+pub fn library() -> Vec<u8> {
+    let path = project().join("lua/flashsale.lua");
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

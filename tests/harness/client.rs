@@ -12,6 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Client {
     stream: BufReader<TcpStream>,
     request: Vec<u8>,
+    /// `FLASH.X key ...` goes as `FCALL flash_x 1 key ...`.
+    functions: bool,
 }
 
 impl Client {
@@ -22,7 +24,13 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Client { stream: BufReader::with_capacity(64 * 1024, stream), request: Vec::new() })
+        Ok(Client { stream: BufReader::with_capacity(64 * 1024, stream), request: Vec::new(), functions: false })
+    }
+
+    /// Calls the library of functions where the module's commands are asked for.
+    pub fn to_functions(mut self) -> Client {
+        self.functions = true;
+        self
     }
 
     /// Speaks RESP3 from now on.
@@ -74,10 +82,13 @@ impl Client {
     pub fn send_all<A: AsRef<[u8]>>(&mut self, commands: &[impl AsRef<[A]>]) -> io::Result<()> {
         self.request.clear();
         for command in commands {
-            let arguments = command.as_ref();
+            let mut arguments: Vec<&[u8]> = command.as_ref().iter().map(AsRef::as_ref).collect();
+            let function = if self.functions { function_of(arguments[0]) } else { None };
+            if let Some((function, keys)) = &function {
+                arguments.splice(..1, [b"FCALL".as_slice(), function, keys]);
+            }
             write!(self.request, "*{}\r\n", arguments.len())?;
             for argument in arguments {
-                let argument = argument.as_ref();
                 write!(self.request, "${}\r\n", argument.len())?;
                 self.request.extend_from_slice(argument);
                 self.request.extend_from_slice(b"\r\n");
@@ -154,6 +165,13 @@ impl Client {
             None => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection")),
         }
     }
+}
+
+/// The function of a command of the module, and how many keys it takes.
+fn function_of(command: &[u8]) -> Option<(Vec<u8>, &'static [u8])> {
+    let name = command.strip_prefix(b"FLASH.")?;
+    let keys: &[u8] = if [b"SHARDS", b"ROUTE".as_slice()].contains(&name) { b"0" } else { b"1" };
+    Some(([b"flash_", name.to_ascii_lowercase().as_slice()].concat(), keys))
 }
 
 fn garbage(line: &str) -> io::Error {

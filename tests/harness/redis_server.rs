@@ -24,6 +24,7 @@ pub enum AppendFsync {
 pub struct RedisServerBuilder {
     server: Server,
     module: Option<Vec<String>>,
+    functions: bool,
     append_only: Option<AppendFsync>,
     cluster: bool,
     replica_of: Option<u16>,
@@ -40,6 +41,12 @@ impl RedisServerBuilder {
     /// Loads the module with arguments.
     pub fn module_with(mut self, arguments: &[&str]) -> Self {
         self.module = Some(arguments.iter().map(|&word| word.to_owned()).collect());
+        self
+    }
+
+    /// Loads the library of functions in place of the module; clients of this server then call it.
+    pub fn functions(mut self) -> Self {
+        self.functions = true;
         self
     }
 
@@ -88,6 +95,9 @@ impl RedisServerBuilder {
             if wait_until_it_listens(&mut process, port) {
                 let server = RedisServer { dir, port, bus_port, process, builder: self };
                 server.wait_until_ready();
+                if server.builder.functions {
+                    server.client().ok(&[b"FUNCTION".as_slice(), b"LOAD", &artifacts::library()]);
+                }
                 return server;
             }
             assert!(
@@ -155,6 +165,7 @@ impl RedisServer {
         RedisServerBuilder {
             server,
             module: None,
+            functions: false,
             append_only: None,
             cluster: false,
             replica_of: None,
@@ -195,6 +206,7 @@ impl RedisServer {
     #[track_caller]
     pub fn client(&self) -> Client {
         match Client::connect(self.port) {
+            Ok(client) if self.builder.functions => client.to_functions(),
             Ok(client) => client,
             Err(error) => panic!("{} on port {}: {error}", self.builder.server.name(), self.port),
         }

@@ -77,6 +77,8 @@ pub struct RedisConfig {
     pub breaker_failures: u32,
     /// Most reservations in one command; 1: each goes by itself.
     pub merge_max: usize,
+    /// How often due holds are ended in sales of the library; 0: never by this edge.
+    pub sweep_ms: u64,
 }
 
 impl Default for RedisConfig {
@@ -102,6 +104,7 @@ impl Default for RedisConfig {
             retry_after_failure_ms: 100,
             breaker_failures: 20,
             merge_max: 64,
+            sweep_ms: 1000,
         }
     }
 }

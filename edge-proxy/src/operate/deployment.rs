@@ -68,7 +68,7 @@ impl Deployment {
     pub async fn open(config: &RedisConfig, patience: Patience) -> anyhow::Result<Self> {
         let once = u64::try_from(patience.once.as_millis()).unwrap_or(u64::MAX);
         let patient = RedisConfig { timeout_ms: once, connect_timeout_ms: once, ..config.clone() };
-        let fleet = Fleet::new(&patient, &DurabilityConfig::default())?;
+        let fleet = Fleet::reading(&patient, &DurabilityConfig::default())?;
         let mut deployment = Self { fleet, dialect: Dialect::Module, patience };
         let longest = patience.in_all.max(patience.once * 2);
         let found = timeout(longest, deployment.fleet.topology()).await;

@@ -59,7 +59,9 @@ pub struct DeadLetters {
 
 impl DeadLetters {
     pub(super) async fn open(common: &Arc<Common>, key: &[u8]) -> RedisResult<Self> {
-        Ok(Self { common: Arc::clone(common), names: StreamNames::of_key(key), connection: common.link.get().await?.0 })
+        let names = StreamNames::of_key(key);
+        let connection = common.links.of_key(key, &names.dead).await?.get().await?.0;
+        Ok(Self { common: Arc::clone(common), names, connection })
     }
 
     /// The oldest letters after `after`, a batch at most; empty at the end.

@@ -1,5 +1,7 @@
 //! The relay's connections to Redis and the commands it sends there.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -7,6 +9,9 @@ use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, RedisResu
 use tokio::sync::Mutex;
 
 use super::entry::{Entry, EntryId};
+use crate::store::StoreError;
+use crate::store::fleet::Fleet;
+use crate::store::nodes::{Node, Place, Topology};
 
 /// How long an ordinary command may take.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -20,9 +25,63 @@ pub async fn connect(client: &Client, longest_block: Duration) -> RedisResult<Mu
     client.get_multiplexed_async_connection_with_config(&config).await
 }
 
-/// The one connection that all streams of a relay use for commands that do not block.
+/// The connections of a relay: to each server one that all streams use for commands that do not block.
+pub struct Links {
+    pub fleet: Arc<Fleet>,
+    by_node: std::sync::Mutex<HashMap<u64, Arc<SharedLink>>>,
+}
+
+impl Links {
+    pub fn new(fleet: Arc<Fleet>) -> Self {
+        Self { fleet, by_node: std::sync::Mutex::default() }
+    }
+
+    /// Which servers there are.
+    pub async fn topology(&self) -> RedisResult<Arc<Topology>> {
+        self.fleet.topology().await.map_err(away)
+    }
+
+    /// The connection to the server.
+    pub fn of_node(&self, node: &Node) -> Arc<SharedLink> {
+        let mut links = self.by_node.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let link = links.entry(node.number).or_insert_with(|| Arc::new(SharedLink::new(node.client.clone())));
+        Arc::clone(link)
+    }
+
+    /// The connection to the server that has the key, or, among servers that know nothing of each other, one of
+    /// the two: a sale may have been removed while its orders wait.
+    pub async fn of_key(&self, key: &[u8], orders: &[u8]) -> RedisResult<Arc<SharedLink>> {
+        let topology = self.topology().await?;
+        if topology.is_cluster() || topology.nodes.len() == 1 {
+            let node = topology.node_of(Place { key, shard: 0 });
+            return node.map(|node| self.of_node(node)).ok_or_else(|| unexpected("no server has the slot of the key"));
+        }
+        let mut trouble = unexpected("no server has the key");
+        for node in &topology.nodes {
+            let link = self.of_node(node);
+            match link.has_one(&[key, orders]).await {
+                Ok(true) => return Ok(link),
+                Ok(false) => {}
+                Err(error) => trouble = error,
+            }
+        }
+        Err(trouble)
+    }
+
+    /// Something failed on a connection: its successor may lead to another server.
+    pub async fn complain(&self, link: &SharedLink, generation: u64) {
+        link.complain(generation).await;
+        self.fleet.look_again();
+    }
+}
+
+fn away(error: StoreError) -> RedisError {
+    RedisError::from((ErrorKind::Io, "Redis cannot be reached", error.to_string()))
+}
+
+/// The connection to one server.
 pub struct SharedLink {
-    client: Client,
+    pub client: Client,
     live: Mutex<Live>,
 }
 
@@ -49,6 +108,16 @@ impl SharedLink {
         live.generation += 1;
         live.connection = Some(connection.clone());
         Ok((connection, live.generation))
+    }
+
+    /// Whether one of the keys is there.
+    async fn has_one(&self, keys: &[&[u8]]) -> RedisResult<bool> {
+        let (mut connection, generation) = self.get().await?;
+        let found = command(&["EXISTS"]).arg(keys).query_async::<u64>(&mut connection).await;
+        if found.is_err() {
+            self.complain(generation).await;
+        }
+        Ok(found? > 0)
     }
 
     /// Something failed on the connection of this number: the next one who asks gets a new one.

@@ -31,7 +31,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{Client, RedisResult};
+use redis::RedisResult;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
@@ -41,18 +41,19 @@ pub use self::names::StreamNames;
 pub use self::safety::Safety;
 
 use crate::config::{Config, millis};
+use crate::store::fleet::Fleet;
 
 use self::config::RelayConfig;
 use self::courier::Courier;
 use self::discover::discover;
-use self::link::SharedLink;
+use self::link::Links;
 use self::stream::{Common, Stream};
 use self::webhook::Webhook;
 
 /// Everything a relay needs to know.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
-    pub client: Client,
+    pub fleet: Arc<Fleet>,
     pub safety: Safety,
     pub config: RelayConfig,
 }
@@ -73,7 +74,7 @@ impl Settings {
             relay.pattern = discover::prefix_pattern(&config.redis.key_prefix);
         }
         Ok(Self {
-            client: config.redis.client()?,
+            fleet: Fleet::reading(&config.redis, &config.durability)?,
             safety: Safety {
                 replicas: config.durability.replicas,
                 local_fsync: relay.local_fsync,
@@ -96,8 +97,7 @@ impl Relay {
         let consumer = format!("{}-{:08x}", std::process::id(), rand::random::<u32>());
         Ok(Self {
             common: Arc::new(Common {
-                link: SharedLink::new(settings.client.clone()),
-                client: settings.client,
+                links: Links::new(settings.fleet),
                 courier: Arc::new(courier),
                 safety: settings.safety,
                 config: settings.config,
@@ -132,11 +132,11 @@ impl Relay {
     /// Delivers orders until `shutdown` turns true (or its sender is gone). Redis and the receiver need not be
     /// there at the start, and may go away and come back.
     pub async fn run(self, mut shutdown: watch::Receiver<bool>) {
-        let mut fleet = Fleet::default();
+        let mut convoy = Convoy::default();
         let config = &self.common.config;
         log::info!("sending orders of {:?} {} as {}", config.sales, config.pattern, self.common.consumer);
         for key in &self.common.config.sales {
-            self.launch(key.as_bytes(), false, &mut fleet, &shutdown);
+            self.launch(key.as_bytes(), false, &mut convoy, &shutdown);
         }
         let interval = Duration::from_millis(self.common.config.discover_ms);
         let mut trouble = false;
@@ -147,42 +147,51 @@ impl Relay {
             }
             trouble = found.is_err();
             for key in found.unwrap_or_default() {
-                self.launch(&key, true, &mut fleet, &shutdown);
+                self.launch(&key, true, &mut convoy, &shutdown);
             }
             tokio::select! {
                 _ = shutdown.wait_for(|stop| *stop) => break,
                 () = sleep(interval) => {}
             }
         }
-        while fleet.tasks.join_next().await.is_some() {}
+        while convoy.tasks.join_next().await.is_some() {}
     }
 
-    fn launch(&self, key: &[u8], found: bool, fleet: &mut Fleet, shutdown: &watch::Receiver<bool>) {
+    fn launch(&self, key: &[u8], found: bool, convoy: &mut Convoy, shutdown: &watch::Receiver<bool>) {
         // Those that have ended are reaped here, so that they do not pile up.
-        while fleet.tasks.try_join_next().is_some() {}
-        fleet.by_key.retain(|_, task| !task.is_finished());
-        if fleet.by_key.contains_key(key) {
+        while convoy.tasks.try_join_next().is_some() {}
+        convoy.by_key.retain(|_, task| !task.is_finished());
+        if convoy.by_key.contains_key(key) {
             return;
         }
         let stream = Stream::new(Arc::clone(&self.common), StreamNames::of_key(key));
-        let task = fleet.tasks.spawn(stream.run(found, shutdown.clone()));
-        fleet.by_key.insert(key.to_vec(), task);
+        let task = convoy.tasks.spawn(stream.run(found, shutdown.clone()));
+        convoy.by_key.insert(key.to_vec(), task);
     }
 
     /// The keys of sales that match the pattern now.
     async fn found(&self) -> RedisResult<Vec<Vec<u8>>> {
-        let (mut connection, generation) = self.common.link.get().await?;
-        let found = discover(&mut connection, &self.common.config.pattern).await;
-        if found.is_err() {
-            self.common.link.complain(generation).await;
+        let links = &self.common.links;
+        let topology = links.topology().await?;
+        let mut found = Vec::new();
+        for node in &topology.nodes {
+            let link = links.of_node(node);
+            let (mut connection, generation) = link.get().await?;
+            match discover(&mut connection, &self.common.config.pattern, topology.dialect).await {
+                Ok(keys) => found.extend(keys),
+                Err(error) => {
+                    links.complain(&link, generation).await;
+                    return Err(error);
+                }
+            }
         }
-        found
+        Ok(found)
     }
 }
 
 /// The streams that are being delivered.
 #[derive(Default)]
-struct Fleet {
+struct Convoy {
     tasks: JoinSet<()>,
     by_key: HashMap<Vec<u8>, AbortHandle>,
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Client, RedisError, RedisResult};
+use redis::{RedisError, RedisResult};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
@@ -18,7 +18,7 @@ use super::dispatch::Dispatcher;
 use super::keeper::Keeper;
 use super::lease::Lease;
 use super::ledger::Ledger;
-use super::link::{COMMAND_TIMEOUT, SharedLink, command, connect, script};
+use super::link::{COMMAND_TIMEOUT, Links, SharedLink, command, connect, script};
 use super::metrics::StreamMetrics;
 use super::names::StreamNames;
 use super::reader::{BLOCK, InFlight, Reader};
@@ -33,8 +33,7 @@ const MAKE_GROUP: &str = script!("return redis.pcall('XGROUP', 'CREATE', KEYS[1]
 
 /// What the streams of one relay have in common.
 pub struct Common {
-    pub client: Client,
-    pub link: SharedLink,
+    pub links: Links,
     pub config: RelayConfig,
     pub safety: Safety,
     pub courier: Arc<Courier>,
@@ -103,15 +102,23 @@ impl Stream {
     }
 
     async fn connected_session(&self, shutdown: watch::Receiver<bool>) -> End {
-        let (control, generation) = match self.common.link.get().await {
-            Ok(connected) => connected,
+        let links = &self.common.links;
+        let link = match links.of_key(&self.names.key, &self.names.orders).await {
+            Ok(link) => link,
             Err(error) => return End::Failed(error),
         };
-        match self.session(control, shutdown).await {
+        let (control, generation) = match link.get().await {
+            Ok(connected) => connected,
+            Err(error) => {
+                links.fleet.look_again();
+                return End::Failed(error);
+            }
+        };
+        match self.session(&link, control, shutdown).await {
             Ok(end) => end,
             Err(error) if is_missing(&error) => End::NoStream,
             Err(error) => {
-                self.common.link.complain(generation).await;
+                links.complain(&link, generation).await;
                 End::Failed(error)
             }
         }
@@ -119,6 +126,7 @@ impl Stream {
 
     async fn session(
         &self,
+        link: &SharedLink,
         mut control: MultiplexedConnection,
         mut shutdown: watch::Receiver<bool>,
     ) -> RedisResult<End> {
@@ -146,7 +154,7 @@ impl Stream {
         };
         let mut delivering = std::pin::pin!(dispatcher.run(arrivals));
         let end = tokio::select! {
-            end = self.read_and_keep(&lease, feed, &control) => end,
+            end = self.read_and_keep(link, &lease, feed, &control) => end,
             _ = &mut delivering => return Ok(End::Panicked),
             _ = shutdown.wait_for(|stop| *stop) => Ok(End::Shutdown),
         };
@@ -182,6 +190,7 @@ impl Stream {
 
     async fn read_and_keep(
         &self,
+        link: &SharedLink,
         lease: &Lease,
         feed: mpsc::Sender<Vec<super::reader::Arrival>>,
         control: &MultiplexedConnection,
@@ -210,7 +219,7 @@ impl Stream {
             trims: config.trim,
         };
         let longest_block = BLOCK.max(self.common.safety.timeout);
-        let mut blocking = connect(&self.common.client, longest_block).await?;
+        let mut blocking = connect(&link.client, longest_block).await?;
         tokio::select! {
             end = reader.run(&mut blocking) => end.map(|_| End::NotOwner),
             end = keeper.run(control.clone()) => end.map(|()| End::NotOwner),

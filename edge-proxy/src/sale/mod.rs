@@ -20,6 +20,7 @@ use crate::store::{Answer, Called, Command, HoldView, SaleStore};
 pub mod channel;
 pub mod picture;
 pub mod refusals;
+pub mod sweep;
 
 use picture::Picture;
 use refusals::Refusals;

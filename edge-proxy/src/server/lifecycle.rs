@@ -33,6 +33,7 @@ use crate::metrics;
 use crate::operate::transfer::Safety;
 use crate::relay::{Relay, Settings};
 use crate::sale::channel::Channel;
+use crate::sale::sweep::Sweep;
 use crate::store::SaleStore;
 use crate::store::fleet::Fleet;
 use crate::store::layout::Layouts;
@@ -63,6 +64,7 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     let layouts = Arc::new(Layouts::new(fleet.clone(), &config.sales, config.redis.key_prefix.as_bytes()));
     let store: Arc<dyn SaleStore> = Arc::new(RedisStore::new(fleet.clone(), layouts.clone()));
     let known = Arc::new(Known::new(&config.known, store.clone()));
+    let sweep = Sweep::new(&config.redis, store.clone(), fleet.clone(), layouts.clone(), known.clone());
     let channel = Channel::new(&config.redis, fleet, layouts, known.clone());
     let relay = if config.relay.enabled { Some(Relay::new(Settings::of_config(&config)?)?) } else { None };
     let balancer = (config.balancer.mode != Mode::Off).then(|| {
@@ -94,6 +96,7 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     server.add_service(background_service("admin", admin));
     server.add_service(background_service("reload", OnHangup(reloader)));
     server.add_service(background_service("state channel", channel));
+    server.add_service(background_service("sweep", sweep));
     let relay_works = Arc::new(AtomicBool::new(relay.is_some()));
     if let Some(relay) = relay {
         let relay = Mutex::new(Some(relay));

@@ -120,10 +120,26 @@ impl Command {
     }
 }
 
+/// Ends of the library's other hashes of a sale (the head of `lua/flashsale.lua`).
+const SIDE_HASHES: &[&[u8]] = &[b":holds", b":slots", b":buyers"];
+
 /// Commands that change nothing.
 const READERS: &[&str] = &["INFO", "HOLD", "BUYER", "HOLDS", "AUDIT"];
 
 impl Dialect {
+    /// What `TYPE` says of a sale's key.
+    pub fn key_type(self) -> &'static str {
+        match self {
+            Dialect::Module => "flashsale",
+            Dialect::Functions => "hash",
+        }
+    }
+
+    /// Whether a key of [`Dialect::key_type`] may be that of a sale.
+    pub fn may_be_sale(self, key: &[u8]) -> bool {
+        self == Dialect::Module || !SIDE_HASHES.iter().any(|end| key.ends_with(end))
+    }
+
     /// The command `FLASH.{name}` on the sale (shard) `key`, to be followed by its other words.
     pub fn command(self, name: &str, key: &[u8]) -> Cmd {
         match self {

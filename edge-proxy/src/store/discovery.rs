@@ -1,23 +1,30 @@
 //! Finds out what a deployment is made of: asks servers, keeps nothing.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use flashsale_core::sharding::SLOTS;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Value};
 
+use super::backend::{self, Loading};
 use super::nodes::{self, Dialect, NOBODY, Node, Registry, Split, Topology};
-use crate::config::{RedisConfig, RedisMode, client_at, millis};
+use crate::config::{RedisBackend, RedisConfig, RedisMode, client_at, millis};
 
 /// How often a cluster's slots are looked at although nobody complained.
 const CLUSTER_LASTS: Duration = Duration::from_secs(10);
 /// How often a Sentinel is asked: the old primary may go on answering for a while.
 const SENTINEL_LASTS: Duration = Duration::from_secs(1);
+/// How soon a node that did not answer is asked again what it speaks.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What is needed to look.
 pub struct Discovery {
     mode: RedisMode,
+    backend: RedisBackend,
+    loading: Loading,
     sentinel_master: String,
     /// The addresses of the config.
     seeds: Vec<Client>,
@@ -26,20 +33,25 @@ pub struct Discovery {
     connect_timeout: Duration,
     response_timeout: Duration,
     pub nodes: Registry,
+    /// What nodes speak, by their number, as far as they were asked.
+    spoken: Mutex<HashMap<u64, Dialect>>,
 }
 
 impl Discovery {
     /// # Errors
     /// An address is malformed, or a secret or certificate cannot be read.
-    pub fn new(config: &RedisConfig) -> anyhow::Result<Self> {
+    pub fn new(config: &RedisConfig, loading: Loading) -> anyhow::Result<Self> {
         Ok(Self {
+            loading,
             mode: config.mode,
+            backend: config.backend,
             sentinel_master: config.sentinel_master.clone(),
             seeds: config.clients()?,
             sentinels: config.sentinel_clients()?,
             connect_timeout: config.connect_timeout(),
             response_timeout: config.timeout(),
             nodes: Registry::new(config.breaker_failures, millis(config.retry_after_failure_ms)),
+            spoken: Mutex::default(),
         })
     }
 
@@ -48,6 +60,58 @@ impl Discovery {
     /// # Errors
     /// No server answered; the last one's trouble.
     pub async fn look(&self, before: Option<&Topology>) -> anyhow::Result<Topology> {
+        let found = self.find(before).await?;
+        self.settle(found).await
+    }
+
+    /// What nodes speak is asked again: one has said that it does not know a command.
+    pub fn forget_backends(&self) {
+        self.spoken().clear();
+    }
+
+    fn spoken(&self) -> MutexGuard<'_, HashMap<u64, Dialect>> {
+        self.spoken.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Finds out what the nodes speak. One that does not answer is asked again later.
+    async fn settle(&self, mut topology: Topology) -> anyhow::Result<Topology> {
+        if self.backend == RedisBackend::Module {
+            return Ok(topology);
+        }
+        let mut heard = None;
+        let mut trouble = None;
+        for node in &topology.nodes {
+            match self.dialect_of(node).await {
+                Ok(dialect) if heard.is_some_and(|heard| heard != dialect) => {
+                    log::warn!("{} speaks {dialect:?}, and others do not", node.address);
+                }
+                Ok(dialect) => heard = Some(dialect),
+                Err(error) => trouble = Some(error),
+            }
+        }
+        if trouble.is_some() {
+            topology.lasts = Some(topology.lasts.unwrap_or(ASK_AGAIN).min(ASK_AGAIN));
+        }
+        topology.dialect = match (heard, trouble) {
+            (Some(dialect), _) => dialect,
+            (None, Some(trouble)) => return Err(trouble),
+            (None, None) => Dialect::Module,
+        };
+        Ok(topology)
+    }
+
+    async fn dialect_of(&self, node: &Node) -> anyhow::Result<Dialect> {
+        if let Some(dialect) = self.spoken().get(&node.number) {
+            return Ok(*dialect);
+        }
+        let mut connection = self.connect(&node.client).await?;
+        let dialect =
+            backend::settle(&mut connection, self.backend, self.loading).await.with_context(|| node.address.clone())?;
+        self.spoken().insert(node.number, dialect);
+        Ok(dialect)
+    }
+
+    async fn find(&self, before: Option<&Topology>) -> anyhow::Result<Topology> {
         let known = before.map_or(&[][..], |before| &before.nodes);
         match self.mode {
             RedisMode::Standalone => Ok(self.standalone()),

@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Value};
 
 use super::StoreError;
+use super::backend::Loading;
 use super::commit::GroupCommit;
 use super::discovery::{Discovery, host_of};
 use super::link::{Link, LinkTimes};
@@ -57,8 +58,20 @@ impl Fleet {
     /// # Errors
     /// An address is malformed, or a secret or certificate cannot be read.
     pub fn new(config: &RedisConfig, durability: &DurabilityConfig) -> anyhow::Result<Arc<Self>> {
+        Self::with(config, durability, Loading::IfNeeded)
+    }
+
+    /// The same for one who only reads: the library of functions is never loaded.
+    ///
+    /// # Errors
+    /// As [`Fleet::new`].
+    pub fn reading(config: &RedisConfig, durability: &DurabilityConfig) -> anyhow::Result<Arc<Self>> {
+        Self::with(config, durability, Loading::Never)
+    }
+
+    fn with(config: &RedisConfig, durability: &DurabilityConfig, loading: Loading) -> anyhow::Result<Arc<Self>> {
         Ok(Arc::new(Self {
-            discovery: Discovery::new(config)?,
+            discovery: Discovery::new(config, loading)?,
             times: LinkTimes {
                 connect: config.connect_timeout(),
                 response: config.timeout(),
@@ -289,7 +302,7 @@ impl Fleet {
             .map_err(|error| StoreError::Down(error.to_string()))?;
         let node = self.discovery.nodes.node(client);
         if !to.asking {
-            self.topology.rcu(|before| before.as_ref().map(|before| Arc::new(before.with_moved(to.slot, &node))));
+            self.topology.rcu(|before| before.as_ref().map(|before| before.with_moved(to.slot, &node)));
             self.look_again();
         }
         Ok(node)
@@ -305,9 +318,15 @@ impl Fleet {
 
     /// So may one that says it cannot serve.
     fn notice(self: &Arc<Self>, reply: &Value) {
-        if let Value::ServerError(error) = reply
-            && matches!(error.code(), "READONLY" | "CLUSTERDOWN" | "MASTERDOWN")
+        let Value::ServerError(error) = reply else {
+            return;
+        };
+        let detail = error.details().unwrap_or_default();
+        if error.code() == "ERR" && (detail.starts_with("unknown command") || detail.starts_with("Function not found"))
         {
+            self.discovery.forget_backends();
+            self.look_again();
+        } else if matches!(error.code(), "READONLY" | "CLUSTERDOWN" | "MASTERDOWN") {
             self.look_again();
         }
     }

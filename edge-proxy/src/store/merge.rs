@@ -122,6 +122,7 @@ impl Merger {
 
     /// Sends until nobody waits.
     async fn work(self: Arc<Self>, fleet: Arc<Fleet>, key: Bytes, shard: u32, first: Waiting) {
+        let _unlock = Unlock { merger: &self, key: &key };
         let mut batch = vec![first];
         loop {
             batch.retain(Waiting::may_go);
@@ -134,16 +135,28 @@ impl Merger {
                     let most = self.most.min(queue.len());
                     batch.extend(queue.drain(..most));
                 }
-                _ => {
-                    queues.remove(&key);
-                    return;
-                }
+                _ => return drop(queues.remove(&key)),
             }
         }
     }
 
     fn queues(&self) -> MutexGuard<'_, HashMap<Bytes, Vec<Waiting>>> {
         self.queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Lets the shard's next reservation go by itself, whatever has become of the one who sent.
+struct Unlock<'a> {
+    merger: &'a Merger,
+    key: &'a Bytes,
+}
+
+impl Drop for Unlock<'_> {
+    fn drop(&mut self) {
+        // After an orderly end another may have begun already.
+        if std::thread::panicking() {
+            self.merger.queues().remove(self.key);
+        }
     }
 }
 

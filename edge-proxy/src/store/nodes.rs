@@ -100,22 +100,20 @@ impl Topology {
         }
     }
 
-    /// The same with one slot at another node: what a `MOVED` tells.
-    pub fn with_moved(&self, slot: u16, node: &Arc<Node>) -> Self {
+    /// The same with one slot at another node: what a `MOVED` tells. Outside a cluster it tells nothing.
+    pub fn with_moved(self: &Arc<Self>, slot: u16, node: &Arc<Node>) -> Arc<Self> {
+        let Split::BySlot(slots) = &self.split else {
+            return Arc::clone(self);
+        };
         let mut nodes = self.nodes.clone();
         let index = nodes.iter().position(|other| other.number == node.number).unwrap_or_else(|| {
             nodes.push(Arc::clone(node));
             nodes.len() - 1
         });
-        let split = match &self.split {
-            Split::ByShard => Split::ByShard,
-            Split::BySlot(slots) => {
-                let mut slots = slots.clone();
-                slots[usize::from(slot)] = index as u16;
-                Split::BySlot(slots)
-            }
-        };
-        Self { nodes, split, dialect: self.dialect, found_at: self.found_at, lasts: self.lasts }
+        let mut slots = slots.clone();
+        slots[usize::from(slot)] = index as u16;
+        let split = Split::BySlot(slots);
+        Arc::new(Self { nodes, split, dialect: self.dialect, found_at: self.found_at, lasts: self.lasts })
     }
 
     pub fn is_cluster(&self) -> bool {
@@ -231,6 +229,21 @@ mod tests {
         assert!(topology.node_of(Place { key: b"foo", shard: 0 }).is_some());
         assert!(topology.node_of(Place { key: b"{foo}:orders", shard: 0 }).is_some());
         assert!(topology.node_of(Place { key: b"bar", shard: 0 }).is_none());
+
+        let moved = Arc::new(topology).with_moved(key_slot(b"bar") as u16, &node(2));
+        assert_eq!(moved.node_of(Place { key: b"bar", shard: 0 }).unwrap().address, "127.0.0.1:2");
+        let servers = Arc::new(Topology { split: Split::ByShard, nodes: vec![node(1)], ..topology_of_nobody() });
+        assert_eq!(servers.with_moved(1, &node(2)).nodes.len(), 1, "a server of no cluster may say what it likes");
+    }
+
+    fn topology_of_nobody() -> Topology {
+        Topology {
+            nodes: Vec::new(),
+            split: Split::ByShard,
+            dialect: Dialect::Module,
+            found_at: Instant::now(),
+            lasts: None,
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The stock in Redis servers with the module, or with the library of functions.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +11,7 @@ use redis::{Cmd, Value};
 use super::answer::{self, Answer, HoldView, SaleView};
 use super::command::Command;
 use super::fleet::Fleet;
-use super::layout::{Layout, Layouts, sale_of_key};
+use super::layout::{Layout, Layouts, PROBED_SHARDS_MAX, sale_of_key};
 use super::merge::Plain;
 use super::nodes::{Dialect, Node, Place};
 use super::sum::sum;
@@ -179,18 +180,30 @@ impl RedisStore {
         Ok((SaleView { shards_missing: missing, ..sum(shards) }, offset_ms))
     }
 
-    /// Names of sales on one server, at most about `max`.
-    async fn scan(&self, node: &Node, pattern: &[u8], max: usize) -> Result<Vec<Bytes>, StoreError> {
+    /// The sale that a key is a shard of; the key itself if it is no shard.
+    async fn name_of(&self, key: Bytes) -> Bytes {
+        let name = sale_of_key(&key);
+        if name.len() == key.len() {
+            return key;
+        }
+        match self.layouts.of(name).await {
+            Ok(layout) if layout.shards() > 1 => Bytes::copy_from_slice(name),
+            _ => key,
+        }
+    }
+
+    /// Keys of sales on one server, at most about `max`.
+    async fn scan(&self, node: &Node, dialect: Dialect, pattern: &[u8], max: usize) -> Result<Vec<Bytes>, StoreError> {
         let mut keys = Vec::new();
         let mut cursor = 0u64;
         // A bound on rounds too: a server full of other keys must not be walked to the end.
         for _ in 0..SCAN_ROUNDS_MAX {
             let mut cmd = redis::cmd("SCAN");
-            cmd.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
+            cmd.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT).arg("TYPE").arg(dialect.key_type());
             let reply = self.fleet.send_to(node, &[cmd], false).await?.pop().unwrap_or(Value::Nil);
             let (next, found): (u64, Vec<Vec<u8>>) = redis::from_redis_value(answer::checked(reply)?)
                 .map_err(|error| StoreError::Nonsense(error.to_string()))?;
-            keys.extend(found.iter().map(|key| Bytes::copy_from_slice(sale_of_key(key))));
+            keys.extend(found.into_iter().filter(|key| dialect.may_be_sale(key)).map(Bytes::from));
             cursor = next;
             if cursor == 0 || keys.len() >= max {
                 break;
@@ -239,14 +252,15 @@ impl SaleStore for RedisStore {
 
     async fn keys(&self, prefix: &[u8], max: usize) -> Result<Vec<Bytes>, StoreError> {
         let pattern = [&glob_escape(prefix)[..], b"*"].concat();
-        let mut names = Vec::new();
-        for node in &self.fleet.topology().await?.nodes {
-            names.extend(self.scan(node, &pattern, max).await?);
+        let topology = self.fleet.topology().await?;
+        let mut names = BTreeSet::new();
+        for node in &topology.nodes {
+            let keys_max = max.saturating_mul(PROBED_SHARDS_MAX as usize);
+            for key in self.scan(node, topology.dialect, &pattern, keys_max).await? {
+                names.insert(self.name_of(key).await);
+            }
         }
-        names.sort();
-        names.dedup();
-        names.truncate(max);
-        Ok(names)
+        Ok(names.into_iter().take(max).collect())
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
