@@ -23,6 +23,7 @@ pub mod funnel;
 pub mod http;
 pub mod metrics;
 pub mod operate;
+mod quick;
 pub mod relay;
 pub mod sale;
 pub mod server;

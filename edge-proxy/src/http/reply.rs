@@ -1,6 +1,7 @@
 //! What the edge answers by itself, on its way to the client.
 
 use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
 use pingora::http::ResponseHeader;
 use serde_json::Value;
 
@@ -47,12 +48,13 @@ impl Reply {
     /// # Errors
     /// A value that no header can carry.
     pub fn header(&self) -> pingora::Result<ResponseHeader> {
-        let mut header = ResponseHeader::build(self.status, Some(4 + self.headers.len()))?;
+        // Names as they are spelled here would be kept in a second map.
+        let mut header = ResponseHeader::build_no_case(self.status, Some(6 + self.headers.len()))?;
         if self.status != 204 {
-            header.insert_header("Content-Type", self.content_type)?;
-            header.insert_header("Content-Length", self.body.len())?;
+            header.insert_header(CONTENT_TYPE, self.content_type)?;
+            header.insert_header(CONTENT_LENGTH, self.body.len())?;
         }
-        header.insert_header("Cache-Control", self.cache_control)?;
+        header.insert_header(CACHE_CONTROL, self.cache_control)?;
         for (name, value) in &self.headers {
             header.append_header(*name, value.as_str())?;
         }

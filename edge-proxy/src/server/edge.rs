@@ -23,9 +23,9 @@ use crate::http::input::{self, BODY_BYTES_MAX, Input};
 use crate::http::problem::{Problem, Refusal};
 use crate::http::reply::Reply;
 use crate::http::routes::{self, Destination, Route};
-use crate::metrics;
 use crate::sale::Order;
 use crate::store::redis::unix_ms;
+use crate::{metrics, quick};
 
 /// How long the rest of a refused request's body may take to arrive before the connection is given up.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -272,8 +272,8 @@ impl ProxyHttp for Edge {
     async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
         let took = request.began.elapsed();
         let status = session.response_written().map_or(0, |response: &ResponseHeader| response.status.as_u16());
-        metrics::RESPONSES.with_label_values(&[request.route, status_label(status)]).inc();
-        metrics::REQUEST_SECONDS.with_label_values(&[request.route]).observe(took.as_secs_f64());
+        quick::count(&metrics::RESPONSES, [request.route, status_label(status)]);
+        quick::observe(&metrics::REQUEST_SECONDS, request.route, took.as_secs_f64());
         if !request.live.access_log.wants(status) {
             return;
         }
