@@ -54,6 +54,7 @@ if needs demo; then
 fi
 if needs test; then
     scripts/python-with-redis.sh >/dev/null 2>&1 || want python3-redis "redis-py (tests drive the module from Python)"
+    has node && has npm || want "nodejs npm" "Node.js (tests drive a sharded sale with ioredis)"
     has dpkg-deb || want dpkg "dpkg-deb (unpacks other Redis versions)"
 fi
 if needs bench; then

@@ -53,6 +53,7 @@ mod relay_setup;
 mod replication;
 mod sale_cli;
 mod server_info_and_config;
+mod sharded_clients;
 mod sharding;
 mod smuggling;
 mod throttle;

@@ -39,6 +39,21 @@ pub fn python_with_redis() -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(&found.stdout).trim())
 }
 
+/// The `node_modules` folder that has ioredis; `None`, with a word why, where it is not, unless CI runs the tests.
+pub fn node_modules() -> Option<PathBuf> {
+    let script = project().join("scripts/node-with-ioredis.sh");
+    let found = std::process::Command::new(&script)
+        .output()
+        .unwrap_or_else(|error| panic!("{} did not run: {error}", script.display()));
+    if found.status.success() {
+        return Some(PathBuf::from(String::from_utf8_lossy(&found.stdout).trim()));
+    }
+    let why = String::from_utf8_lossy(&found.stderr);
+    assert!(env::var_os("CI").is_none(), "CI must test with Node.js: {why}");
+    eprintln!("SKIPPED: {why}");
+    None
+}
+
 /// `cargo test` builds the tests into `target/PROFILE/deps` and what they start into `target/PROFILE`.
 fn built(variable: &str, file: &str) -> PathBuf {
     if let Some(path) = env::var_os(variable) {
