@@ -48,9 +48,10 @@ audit: ## licences, banned crates, sources and known vulnerabilities of the depe
 	@scripts/audit.sh
 
 .PHONY: bench
-bench: ## what each command costs beside DECR and a Lua script, and what millions of holds cost
+bench: ## what each command costs beside DECR and a Lua script, what millions of holds cost, what shards bring
 	@scripts/bench.sh commands
 	@scripts/bench.sh scale
+	@scripts/bench.sh sharding
 
 .PHONY: bench-edge
 bench-edge: ## what the edge costs beside nginx and bare Pingora, on one core each

@@ -3,6 +3,7 @@
 #
 #   scripts/bench.sh commands   what each command of the module costs beside DECR and a Lua script
 #   scripts/bench.sh edge       what the edge costs beside nginx and bare Pingora; BENCH_SECONDS=10 for each row
+#   scripts/bench.sh sharding   what a sale spread over a cluster costs and brings: three primaries, three replicas
 #   scripts/bench.sh scale      what millions of holds cost: memory, the slowest command, expiry, saving and loading
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,9 +14,9 @@ target=${CARGO_TARGET_DIR:-target}
 [[ $target = /* ]] || target=$PWD/$target
 
 case $what in
-commands | edge | scale) ;;
+commands | edge | scale | sharding) ;;
 *)
-    echo "usage: scripts/bench.sh commands|edge|scale" >&2
+    echo "usage: scripts/bench.sh commands|edge|scale|sharding" >&2
     exit 2
     ;;
 esac

@@ -4,13 +4,17 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use flashsale_tests::sale::order_entries;
 use flashsale_tests::sharded::{Buyer, ShardedSale, Sold};
-use flashsale_tests::{Cluster, ClusterClient, RedisServer, Server, artifacts, on_every_server, wait_until};
+use flashsale_tests::{
+    AppendFsync, Client, Cluster, ClusterClient, RedisServer, Server, artifacts, on_every_server, wait_until,
+};
 
 on_every_server!(
     all_buyers_live_in_one_shard,
     who_waits_gets_units_from_elsewhere_or_the_truth,
     a_slot_moves_in_mid_sale,
+    replicas_and_logs_have_what_was_moved,
 );
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -109,6 +113,53 @@ fn a_slot_moves_in_mid_sale(server: Server) {
     assert_eq!(sold.refused.get("SOLDOUT"), Some(&10), "{:?}", sold.refused);
     sale.assert_whole(&cluster);
     assert_eq!(sale.orders(&mut ClusterClient::new(&cluster)), sold.confirmed);
+}
+
+fn replicas_and_logs_have_what_was_moved(server: Server) {
+    let nodes = RedisServer::builder(server).module().append_only(AppendFsync::No);
+    let mut cluster = Cluster::with_nodes(nodes).start();
+    let sale = ShardedSale::create(&cluster, "sale", &[30; 6]);
+    let mut client = ClusterClient::new(&cluster);
+    for key in &sale.keys {
+        assert_eq!(client.call(&["FLASH.ALTER", key, "EVENTS", "ALL"]).text(), "OK");
+    }
+    let mut node = cluster.nodes().next().expect("a node").client();
+    let buyers = sale.buyers_in(&mut node, 4, 30 * 6);
+    let sold = sale.sell(&cluster.ports(), &buyers, 4, 20_000);
+    assert_eq!(sold.confirmed.len(), 30 * 6, "{:?}", sold.refused);
+    let sums = sale.assert_whole(&cluster);
+
+    // Each transfer stands in the streams of both shards.
+    let mut moved = (0, 0);
+    for key in &sale.keys {
+        let mut owner = Client::connect(client.owner(key)).expect("the owner answers");
+        for entry in order_entries(&mut owner, key) {
+            let units: i64 = entry["items"].strip_prefix("shirt=").map_or(0, |units| units.parse().expect("units"));
+            match entry["type"].as_str() {
+                "granted" => moved.0 += units,
+                "accepted" => moved.1 += units,
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(moved, (sums.granted, sums.accepted));
+
+    let (mut asked, mut accepted) = (0, 0);
+    for index in 0..cluster.primaries().len() {
+        let digest = cluster.primaries()[index].digest();
+        let count = |field: &str| -> u64 {
+            let node = cluster.nodes().nth(index).expect("primaries come first");
+            node.info(field).expect("a field of INFO").parse().expect("a number")
+        };
+        asked += count("flashsale_bus_requests");
+        accepted += count("flashsale_bus_units_accepted");
+        let (messages, bytes) = (count("flashsale_bus_messages_sent"), count("flashsale_bus_bytes_sent"));
+        assert!(messages > 0 && bytes <= messages * 1_024, "{messages} messages of {bytes} bytes");
+        wait_until("the replica is equal", PATIENCE, || cluster.replicas()[index].digest() == digest);
+        cluster.primaries()[index].client().ok(&["DEBUG", "LOADAOF"]);
+        assert_eq!(cluster.primaries()[index].digest(), digest, "from the append-only file");
+    }
+    assert!(asked > 0 && accepted as i64 == sums.accepted, "{asked} requests, {accepted} units of {sums:?}");
 }
 
 /// The module that loses, doubles and delays messages.

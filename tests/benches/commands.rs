@@ -5,11 +5,9 @@
 //! not, and only their ratios within one run mean something.
 
 use std::ops::Range;
-use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use flashsale_tests::process::Process;
+use flashsale_tests::callgrind::CountedServer;
 use flashsale_tests::{Client, Clock, RedisServer, Reply, Server, artifacts, wait_until};
 
 /// Commands counted per row.
@@ -279,21 +277,18 @@ fn per_second(row: &Row, batch: usize, count: usize) -> f64 {
 
 /// Instructions of the whole server per command.
 fn count_instructions(row: &Row) -> u64 {
-    let dir = tempfile::tempdir().expect("a temporary folder");
     let mut clock = Clock::new();
-    let (mut valgrind, mut client, port) = start_under_callgrind(dir.path(), &clock);
-    let _replica = start_replica(row, &mut client, port);
+    let server = CountedServer::start(&[], Some(&clock));
+    let mut client = server.client();
+    let _replica = start_replica(row, &mut client, server.port());
     let counted = COUNTED / row.holds / row.dearness;
     let warm_up = counted / 4;
     (row.prepare)(&mut client, warm_up + counted);
     // Tables have grown and caches of the allocator are warm when counting begins.
     pipeline_by_clock(&mut client, &mut clock, 0..warm_up, row);
-    control(&valgrind, "--zero");
+    server.zero();
     pipeline_by_clock(&mut client, &mut clock, warm_up..warm_up + counted, row);
-    control(&valgrind, "--dump");
-    let pid = valgrind.pid();
-    valgrind.kill_9();
-    dumped_instructions(&dir.path().join(format!("callgrind.out.{pid}.1"))) / (counted * row.holds) as u64
+    server.instructions() / (counted * row.holds) as u64
 }
 
 /// Gives the server the replica that the row wants.
@@ -307,51 +302,4 @@ fn start_replica(row: &Row, client: &mut Client, port: u16) -> Option<RedisServe
         client.ok(&["INFO", "replication"]).text().contains("state=online")
     });
     Some(replica)
-}
-
-fn start_under_callgrind(dir: &Path, clock: &Clock) -> (Process, Client, u16) {
-    let server = Server::Redis70.program().expect("Redis 7.0 is here");
-    for _ in 0..5 {
-        let port = flashsale_tests::free_port();
-        let mut command = Command::new("valgrind");
-        command
-            .current_dir(dir)
-            .envs(clock.environment())
-            .args(["--tool=callgrind", "--callgrind-out-file=callgrind.out.%p"])
-            .arg(&server)
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
-            // As little as can be happens beside the commands.
-            .args(["--hz", "1", "--dynamic-hz", "no", "--repl-diskless-sync-delay", "0"])
-            .arg("--loadmodule")
-            .arg(artifacts::module());
-        let mut process = Process::start("valgrind", command, &dir.join("log")).expect("valgrind runs");
-        for _ in 0..600 {
-            if let Ok(mut client) = Client::connect(port)
-                && client.try_call(&["PING"]).is_ok()
-            {
-                return (process, client, port);
-            }
-            if process.exited().is_some() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-    panic!("redis-server did not start under valgrind");
-}
-
-fn control(valgrind: &Process, what: &str) {
-    let status = Command::new("callgrind_control")
-        .arg(what)
-        .arg(valgrind.pid().to_string())
-        .output()
-        .expect("callgrind_control comes with valgrind");
-    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
-}
-
-/// The sum of the one dump that was asked for.
-fn dumped_instructions(dump: &Path) -> u64 {
-    let dump = std::fs::read_to_string(dump).expect("callgrind's dump");
-    let total = dump.lines().find_map(|line| line.strip_prefix("totals: ").or(line.strip_prefix("summary: ")));
-    total.expect("a dump has a total").trim().parse().expect("a number")
 }

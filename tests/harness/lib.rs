@@ -20,6 +20,7 @@
 //! [`Proxy`], [`http`], [`tls`] and [`token`] for the edge, [`shop`] for what stands behind it.
 
 pub mod artifacts;
+pub mod callgrind;
 pub mod cli;
 mod client;
 mod clock;
