@@ -34,6 +34,7 @@
 
 mod acks;
 mod knowledge;
+mod links;
 mod post;
 mod shard;
 
@@ -49,6 +50,7 @@ use flashsale_core::command::{Accept, Command, Grant};
 use flashsale_core::gossip::{Letter, Word};
 use flashsale_core::{Outcome, Sale, bounds, sharding};
 use knowledge::{Book, Heard};
+use links::Links;
 use post::{Parcel, Post, To};
 use redis_module::raw;
 use shard::OwnShard;
@@ -67,7 +69,7 @@ const ASLEEP_MS: u64 = 1_000;
 /// and does nothing for this long: as a restarted node of a cluster does.
 const LISTEN_MS: u64 = 2_000;
 /// Refusals have a shard looked at out of turn, but no more often than this.
-const HURRY_MS: u64 = 3;
+const HURRY_MS: u64 = 2;
 /// While replicas are slow to acknowledge, they are looked at every millisecond, and less often later on.
 const PATIENT_AFTER_MS: u64 = 50;
 
@@ -82,6 +84,7 @@ pub(crate) struct Bus {
     books: BTreeMap<SaleId, Book>,
     post: Post,
     acks: Acks,
+    links: Links,
     /// Whether the timers are set that run once.
     soon: bool,
     watching_acks: bool,
@@ -218,9 +221,10 @@ impl Bus {
         let own = shard.sku(sku);
         own.meter.refused(units, now_ms);
         own.wish = units;
-        if !own.is_asking() && shard.hurried_ms + HURRY_MS <= now_ms {
-            shard.hurried_ms = now_ms;
-            self.set_soon(ctx, 0);
+        if !own.is_asking() {
+            let rested = shard.hurried_ms + HURRY_MS <= now_ms;
+            shard.hurried_ms = if rested { now_ms } else { shard.hurried_ms };
+            self.set_soon(ctx, if rested { 0 } else { HURRY_MS as i64 });
         }
         false
     }
@@ -258,6 +262,7 @@ impl Bus {
         if self.shards.is_empty() {
             return;
         }
+        self.links.hurry();
         self.read_post(ctx, state, now_ms);
         let beat = self.beat_ms + BEAT_MS <= now_ms;
         if beat {
@@ -519,6 +524,10 @@ impl Bus {
         }
         let word = Word::Accepted { donor, receiver: shard.index, sku, total };
         self.post.write(To::Node(parcel.sender), &Letter { sale: &shard.sale, shards: shard.count, word }, now_ms);
+        if taken > 0 {
+            // At the pace of a rush these units may be gone before anybody looks again.
+            self.ask(key, now_ms);
+        }
     }
 
     /// Another shard asks one of ours for units.

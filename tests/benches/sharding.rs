@@ -96,7 +96,7 @@ fn commands_per_node() {
         .primaries()
         .iter()
         .map(|node| {
-            let stats = node.info("cmdstat_flash.reserve").expect("the node has had such commands");
+            let stats = node.info("cmdstat_FLASH.RESERVE").expect("the node has had such commands");
             let calls = stats.split(',').find_map(|field| field.strip_prefix("calls=")?.parse::<f64>().ok());
             calls.expect("a number of calls")
         })
