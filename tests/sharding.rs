@@ -61,6 +61,12 @@ fn who_waits_gets_units_from_elsewhere_or_the_truth(server: Server) {
         let line = format!("FLASH.RESERVE {key} waits{shard} {buyer} BLOCK 20000 ITEMS shirt 1");
         assert_eq!(client.line(&line).status(), "SOLDOUT");
     }
+    // Units elsewhere come at once: nobody waits until a hold here ends.
+    let held = ShardedSale::create(&cluster, "held", &[1, 5, 0]);
+    for (hold, (buyer, _)) in buyers.iter().enumerate() {
+        let line = format!("FLASH.RESERVE {} h{hold} {buyer} BLOCK 20000 ITEMS shirt 1", held.keys[0]);
+        assert_eq!(client.line(&line).status(), "RESERVED");
+    }
     // A refund in one shard is for sale in another.
     assert_eq!(client.line(&format!("FLASH.RETURN {key} h1 back")).status(), "RETURNED");
     let buyer = &sale.buyers_in(&mut node, 2, 1)[0].0;

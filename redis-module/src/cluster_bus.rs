@@ -421,7 +421,7 @@ impl Bus {
         for (name, sku) in shard.skus.iter_mut().filter(|(_, sku)| sku.wish > 0) {
             sku.meter.wanted(sku.wish, now_ms);
             let moved = (sku.counters.granted, sku.counters.accepted);
-            in_vain |= book.nothing_elsewhere(name, index, count, moved, now_ms);
+            in_vain |= sku.counters.held == 0 && book.nothing_elsewhere(name, index, count, moved, now_ms);
         }
         if in_vain {
             ctx.signal_ready(OwnedString::new(key).borrowed());

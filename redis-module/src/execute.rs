@@ -208,10 +208,14 @@ impl<'c> Call<'c, '_> {
         let situation = Situation { now_ms, fresh_id: &fresh_id, backlog, elsewhere: true };
         let (sale, state) = (value.sale_mut()?, &mut *self.state);
         let mut outcome = sale.run(command, &situation, &mut state.log, &mut state.facts)?;
-        if let Outcome::Empty { sku } = &outcome
-            && state.bus.meet_shortage(self.ctx, self.key_name.bytes(), sale, sku, wanted(command, sku), now_ms)
+        if let Outcome::Empty { sku } | Outcome::AllHeld { sku, .. } = &outcome
+            && sale.shard().count > 1
         {
-            outcome = Outcome::SoldOut { sku: sku.clone() };
+            let units = wanted(command, sku);
+            let all_sold = state.bus.meet_shortage(self.ctx, self.key_name.bytes(), sale, sku, units, now_ms);
+            if all_sold && matches!(outcome, Outcome::Empty { .. }) {
+                outcome = Outcome::SoldOut { sku: sku.clone() };
+            }
         }
         if waiting == Waiting::Possible && matches!(outcome, Outcome::AllHeld { .. } | Outcome::Empty { .. }) {
             return Ok(Answered::NotYet);
