@@ -150,6 +150,12 @@ fn a_key_set_at_a_url_follows_its_keys_and_is_not_fetched_for_nothing() {
     let fetched = site.requests() - before;
     assert!(fetched <= most, "{fetched} fetches");
     assert_eq!(scene.bearer(&first), 201);
+
+    // A reload begins with the keys that were there, even if the provider is away just then.
+    *set.lock().expect("no panic") = String::from("not now");
+    let reloaded = scene.http.request("POST", &scene.proxy.admin_url("/api/reload"), &[], b"");
+    assert_eq!(reloaded.status, 200, "{}", reloaded.text());
+    assert_eq!((scene.bearer(&first), scene.bearer(&second)), (201, 201));
 }
 
 #[test]

@@ -28,6 +28,8 @@ mod edge_rates;
 mod edge_reload;
 mod edge_shards;
 mod edge_shop;
+mod edge_stages;
+mod edge_tickets;
 mod edge_tls;
 mod edge_tokens;
 mod edge_upgrade;

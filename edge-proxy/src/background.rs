@@ -35,6 +35,11 @@ pub fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Task {
     Task(RUNTIME.spawn(work).abort_handle())
 }
 
+/// Runs `work` there and waits for it. `None` if it panicked.
+pub async fn run<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    RUNTIME.spawn(work).await.ok()
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;

@@ -153,6 +153,27 @@ pub static JWKS_REFRESHES: Lazy<IntCounterVec> =
 pub static CACHE: Lazy<IntCounterVec> =
     counter!("flashsale_cache_total", "Requests for pages of the shop that a rule keeps, by outcome.", &["outcome"]);
 
+pub static CHALLENGES: Lazy<IntCounterVec> = counter!(
+    "flashsale_challenges_total",
+    "Challenges of tickets, by kind and by what became of them.",
+    &["kind", "outcome"]
+);
+
+pub static LIST_REFRESHES: Lazy<IntCounterVec> =
+    counter!("flashsale_list_refreshes_total", "Deny and allow lists read again because they changed.", &["outcome"]);
+
+pub static LEASES: Lazy<IntCounterVec> = counter!(
+    "flashsale_leases_total",
+    "Leases of shared rates: whole, part (of what was asked for), alone (without Redis).",
+    &["outcome"]
+);
+
+pub static LEVEL: Lazy<IntGauge> =
+    gauge!("flashsale_level", "The level of degradation, 0 to 3: what share of those who arrive is turned away.");
+
+pub static LANE_LIMIT: Lazy<IntGauge> =
+    gauge!("flashsale_lane_limit", "How many requests may be with the stock at once.");
+
 /// Touches every metric, so that it is shown from the start.
 pub fn register() {
     for counters in [
@@ -167,6 +188,9 @@ pub fn register() {
         &SHOP_ERRORS,
         &TOKENS_VERIFIED,
         &JWKS_REFRESHES,
+        &CHALLENGES,
+        &LIST_REFRESHES,
+        &LEASES,
     ] {
         Lazy::force(counters);
     }
@@ -180,6 +204,8 @@ pub fn register() {
     Lazy::force(&REQUESTS_IN_FLIGHT);
     Lazy::force(&CONNECTIONS);
     Lazy::force(&CHANNEL_UP);
+    Lazy::force(&LEVEL);
+    Lazy::force(&LANE_LIMIT);
 }
 
 /// All metrics in Prometheus' text format.

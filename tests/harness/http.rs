@@ -1,9 +1,12 @@
-//! A plain HTTP client: every status is an answer, refusals too.
+//! A plain HTTP client: every status is an answer, refusals too. What a sale route answers is held against the
+//! OpenAPI document.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use crate::openapi;
 
 /// A whole answer.
 #[derive(Debug, Clone)]
@@ -68,7 +71,10 @@ impl Http {
     #[track_caller]
     pub fn request(&self, method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         match self.try_request(method, url, headers, body) {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                openapi::check(method, url, &answer);
+                answer
+            }
             Err(error) => panic!("{method} {url}: {error}"),
         }
     }

@@ -27,6 +27,7 @@ mod clock;
 mod cluster;
 mod cluster_client;
 pub mod http;
+mod openapi;
 mod ports;
 pub mod process;
 mod proxy;

@@ -10,8 +10,15 @@ use anyhow::Context;
 use serde::Deserialize;
 
 use crate::balancer::config::BalancerConfig;
+use crate::funnel::admission::AdmissionConfig;
+use crate::funnel::challenges::ChallengeConfig;
 use crate::funnel::known::KnownConfig;
+use crate::funnel::lanes::LanesConfig;
+use crate::funnel::leases::SharedRatesConfig;
+use crate::funnel::levels::LevelsConfig;
+use crate::funnel::lists::ListsConfig;
 use crate::funnel::rates::RatesConfig;
+use crate::funnel::tickets::TicketsConfig;
 use crate::funnel::tokens::TokensConfig;
 use crate::relay::config::RelayConfig;
 use crate::sale::SaleConfig;
@@ -43,9 +50,16 @@ pub struct Config {
     pub durability: DurabilityConfig,
     pub sales: Vec<SaleEntry>,
     pub sale: SaleConfig,
+    pub lists: ListsConfig,
     pub rates: RatesConfig,
+    pub shared_rates: SharedRatesConfig,
+    pub levels: LevelsConfig,
     pub known: KnownConfig,
     pub tokens: TokensConfig,
+    pub tickets: TicketsConfig,
+    pub challenges: Vec<ChallengeConfig>,
+    pub admission: AdmissionConfig,
+    pub lanes: LanesConfig,
     pub access_log: AccessLogConfig,
     pub relay: RelayConfig,
     pub balancer: BalancerConfig,
@@ -81,10 +95,17 @@ impl Config {
         self.durability.validate()?;
         self.sales.iter().try_for_each(SaleEntry::validate)?;
         self.sale.validate()?;
+        self.lists.validate()?;
         self.rates.validate()?;
+        self.shared_rates.validate()?;
+        self.levels.validate()?;
+        self.admission.validate()?;
+        self.lanes.validate()?;
         self.known.validate()?;
         self.tokens.validate()?;
         self.balancer.validate()?;
+        self.tickets.validate()?;
+        self.challenges.iter().try_for_each(ChallengeConfig::validate)?;
         self.access_log.validate()
     }
 }
@@ -189,6 +210,14 @@ mod tests {
             ("[sale]\nnot_open_status = 200", "not_open_status"),
             ("[rates]\nmode = \"perhaps\"", "perhaps"),
             ("[tokens]\nmode = \"off\"", "mode"),
+            ("[lists]\ndeny = [\"nobody\"]", "nobody"),
+            ("[shared_rates]\nlease_ms = 1", "lease_ms"),
+            ("[levels]\ndrop = [0.5, 0.4, 0.9]", "drop"),
+            ("[admission]\nfactor = 0.0", "factor"),
+            ("[lanes]\nmin = 0", "min"),
+            ("[tickets]\nmode = \"required\"", "[[tickets.keys]]"),
+            ("[tickets]\nttl_s = 0", "ttl_s"),
+            ("[[challenges]]\nkind = \"altcha\"", "secret_file"),
             ("[access_log]\nsample = 2.0", "sample"),
             ("[balancer]\nevery_ms = 0", "every_ms"),
             ("[balancer]\nmode = \"perhaps\"", "perhaps"),

@@ -125,6 +125,16 @@ impl Known {
         here_ms.saturating_add_signed(self.clock_offset_ms.load(Ordering::Relaxed))
     }
 
+    /// How old a picture may be, in milliseconds.
+    pub fn refresh_ms(&self) -> u64 {
+        self.config.refresh_ms
+    }
+
+    /// A time by the server's clock, by ours.
+    pub fn here_ms(&self, server_ms: u64) -> u64 {
+        server_ms.saturating_sub_signed(self.clock_offset_ms.load(Ordering::Relaxed))
+    }
+
     /// The sale `key`, at most `refresh_ms` old.
     ///
     /// # Errors
@@ -272,6 +282,14 @@ impl Known {
         }
     }
 
+    /// Refuses a ticket that could only be for nothing.
+    fn judge_ticket(&self, picture: &Picture, now_ms: u64, refusals: &Refusals) -> Result<(), Refusal> {
+        match picture.verdict_on_tickets(self.server_ms(now_ms)) {
+            None => Ok(()),
+            Some(answer) => Err(refusals.of_answer(&answer)),
+        }
+    }
+
     /// Refuses `items` if the picture says that reserving them is in vain.
     pub fn judge(&self, picture: &Picture, items: &[Item], now_ms: u64, refusals: &Refusals) -> Result<(), Refusal> {
         match picture.verdict(items, self.server_ms(now_ms), self.config.refuse_all_held) {
@@ -304,6 +322,12 @@ impl Stage for KnownStage {
     }
 
     async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+        if visit.route.call == Call::Ticket {
+            return match self.known.picture_or_stale(visit.key).await {
+                Ok(picture) => self.known.judge_ticket(&picture, visit.now_ms, &self.refusals),
+                Err(error) => Err(self.refusals.of_error(&error, Call::Status, None)),
+            };
+        }
         // Paying and giving back go on in a sale that is paused or over, and Redis knows best.
         if !visit.route.call.takes_stock() {
             return Ok(());

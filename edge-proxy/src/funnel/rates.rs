@@ -1,8 +1,11 @@
-//! Stages `address` and `buyer`: how many requests a second one client may send.
+//! Stages `address`, `server`, `sale` and `buyer`: how many requests a second one client may send, and how many
+//! may come in all.
 //!
 //! Addresses are counted in fixed memory, however many come (65,536 slots: at 100,000 addresses and a limit
 //! of 5 no innocent first request was refused; the library's 1,024 refused 92%). Buyers have proven who they
-//! are, so there is no more of them than customers: they are counted exactly, by GCRA.
+//! are, so there is no more of them than customers: they are counted exactly, by GCRA, and so are sales, which
+//! are counted once they are known to exist. The limits of a sale and of the server are for those who arrive or
+//! look: who holds units is never held up by them. Limits that several proxies share are in [`super::leases`].
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -12,7 +15,7 @@ use anyhow::ensure;
 use async_trait::async_trait;
 use bytes::Bytes;
 use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use pingora_limits::rate::Rate;
 use serde::Deserialize;
 
@@ -20,6 +23,7 @@ use super::stage::{Mode, Stage};
 use super::visit::{Caller, Visit};
 use crate::http::address::limit_key;
 use crate::http::problem::{Problem, Refusal};
+use crate::http::routes::Call;
 
 /// The `[rates]` section.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -32,11 +36,22 @@ pub struct RatesConfig {
     pub buyer_per_second: u32,
     /// How many of them may come at once.
     pub buyer_burst: u32,
+    /// Requests a second that want units of one sale; 0 is no limit.
+    pub sale_per_second: u32,
+    /// Requests a second that want units or look, of all sales; 0 is no limit.
+    pub server_per_second: u32,
 }
 
 impl Default for RatesConfig {
     fn default() -> Self {
-        Self { mode: Mode::Enforce, address_per_second: 50, buyer_per_second: 5, buyer_burst: 10 }
+        Self {
+            mode: Mode::Enforce,
+            address_per_second: 50,
+            buyer_per_second: 5,
+            buyer_burst: 10,
+            sale_per_second: 0,
+            server_per_second: 0,
+        }
     }
 }
 
@@ -45,6 +60,17 @@ impl RatesConfig {
         ensure!(self.buyer_per_second == 0 || self.buyer_burst > 0, "[rates] buyer_burst must be at least 1");
         Ok(())
     }
+}
+
+/// The refusal of a limit: `quota` requests in `window_s` seconds (see the draft
+/// draft-ietf-httpapi-ratelimit-headers), of which none is left for `wait`.
+pub(super) fn refused(name: &str, quota: u32, window_s: u64, wait: Duration) -> Refusal {
+    let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
+    Problem::RateLimited
+        .because(format!("More than {quota} requests came within {window_s} s, or too many at once."))
+        .header("RateLimit-Policy", format!("\"{name}\";q={quota};w={window_s}"))
+        .header("RateLimit", format!("\"{name}\";r=0;t={seconds}"))
+        .retry_after(wait)
 }
 
 const SKETCH_HASHES: usize = 4;
@@ -79,15 +105,11 @@ impl Stage for AddressRate {
     }
 
     async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
-        // The shop's own server speaks for all buyers, but proves itself only later: it is not special here.
-        if self.rate.observe(&limit_key(visit.address), 1) <= self.limit {
+        // The shop's own server speaks for all buyers, but proves itself only later: put it on the allow list.
+        if visit.favoured || self.rate.observe(&limit_key(visit.address), 1) <= self.limit {
             return Ok(());
         }
-        let limit = self.limit;
-        Err(Problem::RateLimited
-            .because(format!("This address sent more than {limit} requests in a second."))
-            .header("RateLimit-Policy", format!("\"address\";q={limit};w=1"))
-            .header("RateLimit", "\"address\";r=0;t=1"))
+        Err(refused("address", self.limit as u32, 1, Duration::from_secs(1)))
     }
 }
 
@@ -97,7 +119,8 @@ const FORGET_EVERY: u32 = 16_384;
 /// Stage `buyer`.
 pub struct BuyerRate {
     mode: Mode,
-    per_second: u32,
+    quota: u32,
+    window_s: u64,
     limiter: Option<Arc<DefaultKeyedRateLimiter<Bytes>>>,
     clock: DefaultClock,
     checks: std::sync::atomic::AtomicU32,
@@ -111,7 +134,9 @@ impl BuyerRate {
         });
         Self {
             mode: if limiter.is_some() { config.mode } else { Mode::Off },
-            per_second: config.buyer_per_second,
+            // So many at once, and as many again by the time that the bucket is full again.
+            quota: config.buyer_burst,
+            window_s: u64::from(config.buyer_burst.div_ceil(config.buyer_per_second.max(1))),
             limiter,
             clock: DefaultClock::default(),
             checks: std::sync::atomic::AtomicU32::new(0),
@@ -140,18 +165,95 @@ impl Stage for BuyerRate {
         let (Some(limiter), Caller::Buyer(buyer)) = (&self.limiter, &visit.caller) else {
             return Ok(());
         };
+        if visit.favoured {
+            return Ok(());
+        }
         self.forget_idle_buyers(limiter);
         let Err(not_until) = limiter.check_key(buyer) else {
             return Ok(());
         };
-        let wait = not_until.wait_time_from(self.clock.now());
-        let limit = self.per_second;
-        let seconds = wait.as_secs() + 1;
-        Err(Problem::RateLimited
-            .because(format!("This buyer sends more than {limit} requests a second."))
-            .header("RateLimit-Policy", format!("\"buyer\";q={limit};w=1"))
-            .header("RateLimit", format!("\"buyer\";r=0;t={seconds}"))
-            .retry_after(wait))
+        Err(refused("buyer", self.quota, self.window_s, not_until.wait_time_from(self.clock.now())))
+    }
+}
+
+/// Stage `server`.
+pub struct ServerRate {
+    mode: Mode,
+    per_second: u32,
+    limiter: Option<DefaultDirectRateLimiter>,
+    clock: DefaultClock,
+}
+
+impl ServerRate {
+    pub fn new(config: &RatesConfig) -> Self {
+        let limiter = NonZeroU32::new(config.server_per_second).map(|n| RateLimiter::direct(Quota::per_second(n)));
+        Self {
+            mode: if limiter.is_some() { config.mode } else { Mode::Off },
+            per_second: config.server_per_second,
+            limiter,
+            clock: DefaultClock::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl Stage for ServerRate {
+    fn name(&self) -> &'static str {
+        "server"
+    }
+
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+        let counts = visit.route.call.arrives() || visit.route.call == Call::Status;
+        match &self.limiter {
+            Some(limiter) if counts && !visit.favoured => limiter
+                .check()
+                .map_err(|not_until| refused("server", self.per_second, 1, not_until.wait_time_from(self.clock.now()))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Stage `sale`. It stands behind `known`, so that there are no more names than sales.
+pub struct SaleRate {
+    mode: Mode,
+    per_second: u32,
+    limiter: Option<DefaultKeyedRateLimiter<Bytes>>,
+    clock: DefaultClock,
+}
+
+impl SaleRate {
+    pub fn new(config: &RatesConfig) -> Self {
+        let limiter = NonZeroU32::new(config.sale_per_second).map(|n| RateLimiter::keyed(Quota::per_second(n)));
+        Self {
+            mode: if limiter.is_some() { config.mode } else { Mode::Off },
+            per_second: config.sale_per_second,
+            limiter,
+            clock: DefaultClock::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl Stage for SaleRate {
+    fn name(&self) -> &'static str {
+        "sale"
+    }
+
+    fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+        match &self.limiter {
+            Some(limiter) if visit.route.call.arrives() && !visit.favoured => limiter
+                .check_key(&visit.route.sale)
+                .map_err(|not_until| refused("sale", self.per_second, 1, not_until.wait_time_from(self.clock.now()))),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -208,6 +310,35 @@ mod tests {
         visit.caller = Caller::Shop;
         for _ in 0..10 {
             stage.check(&mut visit).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sale_and_the_server_limit_those_who_arrive() {
+        let config = RatesConfig { sale_per_second: 2, server_per_second: 4, ..RatesConfig::default() };
+        let (sale, server) = (SaleRate::new(&config), ServerRate::new(&config));
+        let confirm = request("POST", "/flash/s/holds/h/confirm", &[]);
+        let reserve = request("POST", "/flash/s/holds?sku=S", &[]);
+        let other = request("POST", "/flash/t/holds?sku=S", &[]);
+        for _ in 0..50 {
+            sale.check(&mut visit(&confirm)).await.unwrap();
+            server.check(&mut visit(&confirm)).await.unwrap();
+        }
+        let mut passed = (0, 0);
+        for _ in 0..50 {
+            passed.0 += usize::from(sale.check(&mut visit(&reserve)).await.is_ok());
+            passed.1 += usize::from(server.check(&mut visit(&reserve)).await.is_ok());
+        }
+        assert!((2..20).contains(&passed.0) && (4..40).contains(&passed.1), "{passed:?}");
+        sale.check(&mut visit(&other)).await.unwrap();
+        let refusal = refused("sale", 2, 1, Duration::from_millis(1200));
+        assert!(refusal.headers.contains(&("RateLimit", "\"sale\";r=0;t=2".to_owned())));
+        assert!(refusal.retry_after_s() >= Some(2));
+        let mut favoured = visit(&reserve);
+        favoured.favoured = true;
+        for _ in 0..50 {
+            sale.check(&mut favoured).await.unwrap();
+            server.check(&mut favoured).await.unwrap();
         }
     }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::admission::Stay;
 use crate::http::input::Input;
 use crate::http::routes::Route;
 
@@ -41,8 +42,14 @@ pub struct Visit<'a> {
     pub address: IpAddr,
     /// Unix milliseconds by this machine's clock.
     pub now_ms: u64,
-    /// Learnt by the token stage.
+    /// Learnt by the ticket stage or the token stage.
     pub caller: Caller,
+    /// The hold that a ticket is good for, learnt by the ticket stage.
+    pub ticket: Option<Bytes>,
+    /// On an allow list: no limit or queue holds it up.
+    pub favoured: bool,
+    /// Being inside, where admission is limited.
+    pub stay: Option<Stay>,
 }
 
 #[cfg(test)]
@@ -88,6 +95,9 @@ pub mod tests {
             address: IpAddr::from([192, 0, 2, 1]),
             now_ms: 1_700_000_000_000,
             caller: Caller::Unknown,
+            ticket: None,
+            favoured: false,
+            stay: None,
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Input {
     pub meta: Option<String>,
     /// New life of a hold in milliseconds.
     pub extend_ms: Option<u64>,
+    /// The solution of the challenge that a ticket may need.
+    pub challenge: Option<String>,
 }
 
 /// Reads the query of a call. An empty query gives an empty input.
@@ -95,6 +97,7 @@ fn unknown_parameter(call: Call, name: &[u8]) -> Refusal {
         Call::Reserve => "`sku` and `qty`",
         Call::Order => "`sku`, `qty` and `ref`",
         Call::Confirm => "`ref`",
+        Call::Ticket => "none",
         _ => "`ms`",
     };
     Problem::BadRequest
@@ -108,6 +111,7 @@ fn example(call: Call) -> &'static str {
     match call {
         Call::Confirm => r#"{"ref":"R"}"#,
         Call::Extend => r#"{"ms":60000}"#,
+        Call::Ticket => r#"{"challenge":"..."}"#,
         _ => EXAMPLE,
     }
 }
@@ -131,6 +135,10 @@ pub fn from_body(call: Call, headers: &HeaderMap, body: &[u8]) -> Result<Input, 
         Call::Order => parse::<OrderBody>(body)?.into_input(),
         Call::Confirm => parse::<ConfirmBody>(body)?.into_input(),
         Call::Extend => parse::<ExtendBody>(body)?.into_input(),
+        Call::Ticket => {
+            let TicketBody { challenge } = parse(body)?;
+            Ok(Input { challenge, ..Input::default() })
+        }
         Call::Status | Call::Show | Call::Release => Ok(Input::default()),
     }
 }
@@ -178,6 +186,13 @@ struct ConfirmBody {
 struct ExtendBody {
     #[serde(default)]
     ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TicketBody {
+    #[serde(default)]
+    challenge: Option<String>,
 }
 
 #[derive(Deserialize)]

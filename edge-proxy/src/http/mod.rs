@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod input;
+pub mod openapi;
 pub mod problem;
 pub mod reply;
 pub mod routes;

@@ -12,6 +12,7 @@ use super::problem::{Problem, Refusal};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Call {
     Status,
+    Ticket,
     Reserve,
     Show,
     Release,
@@ -25,6 +26,7 @@ impl Call {
     pub fn name(self) -> &'static str {
         match self {
             Call::Status => "status",
+            Call::Ticket => "ticket",
             Call::Reserve => "reserve",
             Call::Show => "show",
             Call::Release => "release",
@@ -32,6 +34,11 @@ impl Call {
             Call::Confirm => "confirm",
             Call::Order => "order",
         }
+    }
+
+    /// Whether it comes from somebody who wants in and holds nothing yet.
+    pub fn arrives(self) -> bool {
+        matches!(self, Call::Ticket | Call::Reserve | Call::Order)
     }
 
     /// Whether the call takes new units from the stock.
@@ -46,7 +53,7 @@ impl Call {
 
     /// Whether a request body means anything to the call.
     pub fn reads_body(self) -> bool {
-        matches!(self, Call::Reserve | Call::Order | Call::Extend | Call::Confirm)
+        matches!(self, Call::Ticket | Call::Reserve | Call::Order | Call::Extend | Call::Confirm)
     }
 }
 
@@ -66,6 +73,7 @@ const PREFIX: &str = "/flash/";
 /// The table: method, path after `/flash/`, call.
 const ROUTES: &[(Method, &[Segment], Call)] = &[
     (Method::GET, &[Sale], Call::Status),
+    (Method::POST, &[Sale, Word("ticket")], Call::Ticket),
     (Method::POST, &[Sale, Word("holds")], Call::Reserve),
     (Method::GET, &[Sale, Word("holds"), Hold], Call::Show),
     (Method::DELETE, &[Sale, Word("holds"), Hold], Call::Release),
@@ -118,7 +126,8 @@ pub fn find(method: &Method, path: &str) -> Destination {
         allowed.push(method.as_str());
     }
     Destination::Refused(if allowed.is_empty() {
-        Problem::NoRoute.because("The routes of a sale are /flash/{sale}, .../holds, .../holds/{id} and .../orders.")
+        Problem::NoRoute
+            .because("The routes of a sale are /flash/{sale}, .../ticket, .../holds, .../holds/{id} and .../orders.")
     } else {
         let allowed = allowed.join(", ");
         Problem::Method.because(format!("Use {allowed}.")).header("Allow", allowed)
@@ -154,6 +163,18 @@ fn name(what: &str, text: &str) -> Result<Bytes, Refusal> {
     Ok(Bytes::from(decoded.into_owned()))
 }
 
+/// `METHOD /flash/...` of every route, with names in braces.
+#[cfg(test)]
+pub fn templates() -> Vec<String> {
+    let segment = |segment: &Segment| match segment {
+        Sale => "{sale}",
+        Hold => "{id}",
+        Word(word) => word,
+    };
+    let path = |pattern: &[Segment]| pattern.iter().map(segment).collect::<Vec<_>>().join("/");
+    ROUTES.iter().map(|(method, pattern, _)| format!("{method} {PREFIX}{}", path(pattern))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,6 +198,7 @@ mod tests {
         for (method, path, call) in [
             ("GET", "/flash/s", Call::Status),
             ("HEAD", "/flash/s", Call::Status),
+            ("POST", "/flash/s/ticket", Call::Ticket),
             ("POST", "/flash/s/holds", Call::Reserve),
             ("GET", "/flash/s/holds/h", Call::Show),
             ("DELETE", "/flash/s/holds/h", Call::Release),

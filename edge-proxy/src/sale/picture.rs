@@ -141,6 +141,20 @@ impl Picture {
         items.iter().find_map(|item| self.refuse_item(item, now_ms, refuse_all_held))
     }
 
+    /// Why a ticket would be for nothing: the sale is over, or nothing is left that could come back. A sale that
+    /// has not begun or is paused gives tickets.
+    pub fn verdict_on_tickets(&self, now_ms: u64) -> Option<Answer> {
+        if self.state(now_ms) == State::Closed {
+            return Some(Answer::Closed);
+        }
+        let nothing = |picture: &SkuPicture| matches!(self.holding(picture), Holding::Nothing);
+        if self.sale.shards_missing > 0 || !self.skus.values().all(nothing) {
+            return None;
+        }
+        // With several SKUs any would do; it is always the same.
+        self.skus.keys().min().map(|sku| Answer::SoldOut { sku: sku.clone() })
+    }
+
     fn refuse_item(&self, item: &Item, now_ms: u64, refuse_all_held: bool) -> Option<Answer> {
         // An unknown SKU may have been stocked since.
         let picture = self.skus.get(&item.sku)?;
@@ -256,6 +270,18 @@ mod tests {
         let mut sale = sale(0, 0);
         (sale.skus[0].1.granted, sale.skus[0].1.accepted) = (5, 4);
         assert_eq!(verdict(&Picture::new(sale, Instant::now())), None);
+    }
+
+    #[test]
+    fn tickets_are_refused_when_nothing_can_come_back() {
+        assert_eq!(picture(0, 1).verdict_on_tickets(NOW_MS), None);
+        let sku = Bytes::from_static(b"S");
+        assert_eq!(picture(0, 0).verdict_on_tickets(NOW_MS), Some(Answer::SoldOut { sku }));
+        let mut early = picture(1, 0);
+        early.sale.opens_at_ms = NOW_MS + 1;
+        assert_eq!(early.verdict_on_tickets(NOW_MS), None);
+        early.sale.closes_at_ms = NOW_MS;
+        assert_eq!(early.verdict_on_tickets(NOW_MS), Some(Answer::Closed));
     }
 
     #[test]

@@ -18,6 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::live::Current;
 use super::reload::Reloader;
+use crate::funnel::levels::{LEVEL_MAX, Levels};
+use crate::http::openapi;
 use crate::http::problem::{Problem, Refusal};
 use crate::http::reply::{Reply, shown};
 use crate::metrics;
@@ -35,6 +37,7 @@ pub struct Desk {
     pub live: Current,
     pub reloader: Arc<Reloader>,
     pub key_prefix: Vec<u8>,
+    pub levels: Arc<Levels>,
 }
 
 /// The listener as a service of the process.
@@ -53,6 +56,8 @@ pub fn router(desk: Arc<Desk>) -> Router {
         .route("/metrics", get(metrics_text))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
+        .route("/openapi.json", get(|| async { ([(header::CONTENT_TYPE, "application/json")], openapi::DOCUMENT) }))
+        .route("/api/level", get(level).put(set_level))
         .route("/api/reload", post(reload))
         .route("/api/sales", get(list))
         .route("/api/sales/{name}", get(show))
@@ -142,6 +147,32 @@ async fn reload(State(desk): State<Arc<Desk>>) -> Response {
     }
 }
 
+/// The level of degradation: what it is, and whether an operator has set it.
+async fn level(State(desk): State<Arc<Desk>>) -> Json<Value> {
+    let levels = &desk.levels;
+    Json(json!({
+        "level": levels.level(),
+        "by_hand": levels.by_hand().is_some(),
+        "auto": levels.is_auto(),
+        "drop": levels.share(),
+    }))
+}
+
+/// Sets it: `{"level":2}` by hand, `{"level":null}` gives it back to the measuring.
+async fn set_level(State(desk): State<Arc<Desk>>, Json(wanted): Json<Value>) -> Response {
+    let level = match wanted.get("level") {
+        Some(Value::Null) => None,
+        Some(level) if level.as_u64().is_some_and(|level| level <= LEVEL_MAX.into()) => level.as_u64(),
+        _ => {
+            let problem = Problem::BadRequest.because(format!("Send {{\"level\":0}} to {LEVEL_MAX}, or null."));
+            return Failure::Problem(problem).into_response();
+        }
+    };
+    desk.levels.set(level.map(|level| level as u8));
+    log::warn!("an operator set level {level:?}");
+    self::level(State(desk)).await.into_response()
+}
+
 async fn list(State(desk): State<Arc<Desk>>) -> Result<Json<Value>, Failure> {
     let mut sales = Vec::new();
     for key in desk.store.keys(&desk.key_prefix, LIST_MAX).await? {
@@ -202,19 +233,23 @@ fn sku_json(view: &SkuView) -> Value {
 }
 
 /// A failure of the stock as a problem document.
-struct Failure(StoreError);
+enum Failure {
+    Store(StoreError),
+    Problem(Refusal),
+}
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self(error)
+        Self::Store(error)
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let refusal: Refusal = match self.0 {
-            StoreError::NoSale => Problem::NoSale.into(),
-            error => Problem::RedisDown.because(error.to_string()),
+        let refusal: Refusal = match self {
+            Failure::Problem(refusal) => refusal,
+            Failure::Store(StoreError::NoSale) => Problem::NoSale.into(),
+            Failure::Store(error) => Problem::RedisDown.because(error.to_string()),
         };
         let reply = Reply::from(refusal);
         let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

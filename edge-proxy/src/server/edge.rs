@@ -17,6 +17,7 @@ use super::cache::{Fetch, Found, Page};
 use super::header_clock::HeaderClock;
 use super::live::{Current, Live};
 use super::{lifecycle, servers, shop};
+use crate::funnel::tickets;
 use crate::funnel::visit::{Caller, Visit};
 use crate::http::address::{NOBODY, client_address};
 use crate::http::input::{self, BODY_BYTES_MAX, Input};
@@ -339,15 +340,26 @@ impl Edge {
             address: client,
             now_ms,
             caller: Caller::Unknown,
+            ticket: None,
+            favoured: false,
+            stay: None,
         };
         live.funnel.pass(&mut visit).await?;
-        let caller = visit.caller;
+        let Visit { caller, ticket, stay, .. } = visit;
 
         if route.call.reads_body() {
             let body = read_body(session).await?;
             input = merge(route, input, &session.req_header().headers, &body)?;
         }
-        live.counter
+        if route.call == routes::Call::Ticket {
+            let challenge = input.challenge.as_deref();
+            let (sale, key, caller) = (&route.sale[..], &key[..], &caller);
+            let request = tickets::Request { sale, key, caller, address: client, now_ms, challenge };
+            return live.tickets.issue(&request).await;
+        }
+        let place = live.funnel.enter(route.call)?;
+        let result = live
+            .counter
             .serve(Order {
                 call: route.call,
                 sale: route.sale.clone(),
@@ -355,10 +367,17 @@ impl Edge {
                 hold: route.hold.clone(),
                 caller,
                 input,
-                wanted_id,
+                wanted_id: ticket.or(wanted_id),
                 now_ms,
             })
-            .await
+            .await;
+        if let Some(place) = place {
+            place.answered();
+        }
+        if let Some(stay) = stay {
+            stay.close(&result);
+        }
+        result
     }
 }
 

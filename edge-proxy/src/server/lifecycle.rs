@@ -73,7 +73,8 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     });
     let key_prefix = config.redis.key_prefix.clone().into_bytes();
     warn_about(&config);
-    let fixed = Fixed { store: store.clone(), known };
+    let fixed = Fixed::new(&config, store.clone(), known);
+    let levels = fixed.levels.clone();
     let live = Arc::new(ArcSwap::from_pointee(Live::new(config, &fixed, None)?));
     let certificate = listen.tls.as_ref().map(Certificate::load).transpose()?.map(Arc::new);
     if !start.upgrade {
@@ -91,7 +92,7 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     }
     server.add_service(public);
     let reloader = Arc::new(Reloader::new(start.config_file.clone(), &text, live.clone(), fixed, places, certificate)?);
-    let desk = Desk { store, live, reloader: reloader.clone(), key_prefix };
+    let desk = Desk { store, live, reloader: reloader.clone(), key_prefix, levels };
     let admin = Admin { address: listen.admin, public: listen.public, taken_over: start.upgrade, desk: Arc::new(desk) };
     server.add_service(background_service("admin", admin));
     server.add_service(background_service("reload", OnHangup(reloader)));
@@ -171,7 +172,7 @@ fn check_address(name: &str, address: SocketAddr) -> anyhow::Result<()> {
 }
 
 fn warn_about(config: &Config) {
-    if config.tokens.keys.is_empty() {
+    if config.tokens.keys.is_empty() && config.tokens.jwks.is_empty() {
         log::warn!("[tokens] has no keys: nobody can reserve anything");
     }
     if config.shop.upstreams.is_empty() {

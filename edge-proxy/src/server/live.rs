@@ -8,11 +8,19 @@ use super::access_log::AccessLog;
 use super::cache::Cache;
 use super::edge::Limits;
 use super::shop::Shop;
+use crate::background::Task;
 use crate::config::Config;
 use crate::funnel::Funnel;
+use crate::funnel::admission::Admission;
+use crate::funnel::challenges::{Challenges, Used};
 use crate::funnel::known::{Known, KnownStage};
-use crate::funnel::rates::{AddressRate, BuyerRate};
+use crate::funnel::lanes::Lanes;
+use crate::funnel::leases::SharedRates;
+use crate::funnel::levels::{LevelStage, Levels};
+use crate::funnel::lists::{AddressList, BuyerList, Watched};
+use crate::funnel::rates::{AddressRate, BuyerRate, SaleRate, ServerRate};
 use crate::funnel::stage::Stage;
+use crate::funnel::tickets::{TicketStage, Tickets};
 use crate::funnel::tokens::Tokens;
 use crate::sale::Counter;
 use crate::sale::refusals::Refusals;
@@ -22,18 +30,65 @@ use crate::store::SaleStore;
 pub struct Fixed {
     pub store: Arc<dyn SaleStore>,
     pub known: Arc<Known>,
+    pub lanes: Arc<Lanes>,
+    pub levels: Arc<Levels>,
+    /// Solutions of challenges that were used.
+    pub used: Arc<Used>,
+    _climbing: Option<Task>,
+}
+
+impl Fixed {
+    pub fn new(config: &Config, store: Arc<dyn SaleStore>, known: Arc<Known>) -> Self {
+        let lanes = Lanes::new(&config.lanes);
+        let levels = Levels::new(&config.levels);
+        let climbing = levels.watch(lanes.clone(), config.listen.worker_threads());
+        Self { store, known, lanes, levels, used: Arc::default(), _climbing: climbing }
+    }
+}
+
+/// What counts requests, and goes on counting after a reload that leaves its limits as they are.
+struct Counting {
+    address: Arc<AddressRate>,
+    server: Arc<ServerRate>,
+    sale: Arc<SaleRate>,
+    buyer: Arc<BuyerRate>,
+    shared: Arc<SharedRates>,
+    admission: Arc<Admission>,
+}
+
+impl Counting {
+    fn new(config: &Config, fixed: &Fixed, before: Option<&Live>) -> Self {
+        let rates = before.filter(|before| before.config.rates == config.rates).map(|before| &before.counting);
+        let shared = before.filter(|before| before.config.shared_rates == config.shared_rates);
+        let admission = before.filter(|before| before.config.admission == config.admission);
+        Self {
+            address: rates.map_or_else(|| Arc::new(AddressRate::new(&config.rates)), |rates| rates.address.clone()),
+            server: rates.map_or_else(|| Arc::new(ServerRate::new(&config.rates)), |rates| rates.server.clone()),
+            sale: rates.map_or_else(|| Arc::new(SaleRate::new(&config.rates)), |rates| rates.sale.clone()),
+            buyer: rates.map_or_else(|| Arc::new(BuyerRate::new(&config.rates)), |rates| rates.buyer.clone()),
+            shared: shared.map_or_else(
+                || Arc::new(SharedRates::new(&config.shared_rates, fixed.store.clone())),
+                |before| before.counting.shared.clone(),
+            ),
+            admission: admission.map_or_else(
+                || Arc::new(Admission::new(&config.admission, fixed.known.clone())),
+                |before| before.counting.admission.clone(),
+            ),
+        }
+    }
 }
 
 /// The config in force and all that is made of it. A request keeps to the one it began with.
 pub struct Live {
     pub config: Config,
     pub funnel: Funnel,
+    pub tickets: Arc<Tickets>,
     pub counter: Counter,
     pub shop: Shop,
     pub cache: Arc<Cache>,
     pub access_log: AccessLog,
     pub limits: Limits,
-    rates: (Arc<AddressRate>, Arc<BuyerRate>),
+    counting: Counting,
 }
 
 /// Where everybody finds the newest.
@@ -46,28 +101,37 @@ impl Live {
     /// A secret cannot be read, a name not resolved.
     pub fn new(config: Config, fixed: &Fixed, before: Option<&Live>) -> anyhow::Result<Self> {
         let refusals = Arc::new(Refusals::new(&config.sale));
-        let rates = match before {
-            Some(before) if before.config.rates == config.rates => before.rates.clone(),
-            _ => (Arc::new(AddressRate::new(&config.rates)), Arc::new(BuyerRate::new(&config.rates))),
-        };
+        let counting = Counting::new(&config, fixed, before);
+        let lists = Watched::new(&config.lists)?;
+        let challenges = Challenges::new(&config.challenges, fixed.used.clone())?;
+        let tickets = Arc::new(Tickets::new(&config.tickets, challenges, fixed.known.clone(), refusals.clone())?);
         let cache = match before {
             Some(before) if before.config.cache == config.cache => before.cache.clone(),
             _ => Arc::new(Cache::new(&config.cache)),
         };
         let stages: Vec<Arc<dyn Stage>> = vec![
-            rates.0.clone(),
+            Arc::new(AddressList(lists.clone())),
+            counting.address.clone(),
+            counting.server.clone(),
+            Arc::new(LevelStage(fixed.levels.clone())),
             Arc::new(KnownStage::new(fixed.known.clone(), refusals.clone())),
+            counting.sale.clone(),
+            counting.shared.clone(),
+            Arc::new(TicketStage(tickets.clone())),
             Arc::new(Tokens::new(&config.tokens, config.shop.server_key()?)?),
-            rates.1.clone(),
+            Arc::new(BuyerList(lists)),
+            counting.buyer.clone(),
+            counting.admission.clone(),
         ];
         Ok(Self {
-            funnel: Funnel::new(stages),
+            funnel: Funnel::new(stages, fixed.lanes.clone()),
+            tickets,
             counter: Counter::new(fixed.store.clone(), fixed.known.clone(), refusals, &config.sale, &config.redis),
             shop: Shop::new(&config.shop)?,
             cache,
             access_log: AccessLog::new(&config.access_log),
             limits: Limits { headers: config.listen.headers_max, body_bytes: config.listen.body_bytes_max },
-            rates,
+            counting,
             config,
         })
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use redis::Value;
 
-use super::StoreError;
+use super::{StoreError, Throttled};
 use crate::http::input::Item;
 
 /// How a command on a sale ended.
@@ -112,6 +112,20 @@ pub struct SkuView {
     pub limit: u64,
     /// Of the last message of the state channel about this SKU; 0 if the server does not tell.
     pub version: u64,
+}
+
+/// Reads the reply of `FLASH.THROTTLE`: limited, limit, remaining, seconds to retry, seconds to full.
+///
+/// # Errors
+/// The server's error, or [`StoreError::Nonsense`].
+pub fn throttled(reply: Value) -> Result<Throttled, StoreError> {
+    match checked(reply)? {
+        Value::Array(words) if words.len() == 5 => {
+            let count = |index: usize| words.get(index).and_then(number).ok_or_else(|| short("THROTTLE"));
+            Ok(Throttled { limited: count(0)? == 1, remaining: count(2)? })
+        }
+        other => Err(nonsense("five numbers", &other)),
+    }
 }
 
 /// Reads the reply of a [`Command`](super::Command).

@@ -59,6 +59,24 @@ pub struct Called {
     pub safe: bool,
 }
 
+/// What is taken from a rate bucket: `quantity` of a bucket that holds `burst` and one more and gets `count` back in
+/// a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Throttle {
+    pub burst: u64,
+    pub count: u64,
+    pub quantity: u64,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Throttled {
+    /// Nothing was taken.
+    pub limited: bool,
+    /// What may be taken now.
+    pub remaining: u64,
+}
+
 /// Where the stock is. A sale is named by its key, one in shards by what the keys of its shards begin with.
 #[async_trait]
 pub trait SaleStore: Send + Sync {
@@ -73,6 +91,12 @@ pub trait SaleStore: Send + Sync {
 
     /// Sales whose names begin with `prefix`, at most about `max`.
     async fn keys(&self, prefix: &[u8], max: usize) -> Result<Vec<Bytes>, StoreError>;
+
+    /// Takes from the rate bucket `key`, which all proxies share.
+    async fn throttle(&self, key: &[u8], throttle: Throttle) -> Result<Throttled, StoreError> {
+        let _ = (key, throttle);
+        Err(StoreError::Misuse("this stock has no rate buckets".to_owned()))
+    }
 
     /// Whether the server answers at all.
     async fn ping(&self) -> Result<(), StoreError>;

@@ -15,7 +15,7 @@ use super::layout::{Layout, Layouts, PROBED_SHARDS_MAX, sale_of_key};
 use super::merge::Plain;
 use super::nodes::{Dialect, Node, Place};
 use super::sum::sum;
-use super::{Called, SaleStore, StoreError};
+use super::{Called, SaleStore, StoreError, Throttle, Throttled};
 use crate::metrics;
 
 /// Speaks to the servers.
@@ -261,6 +261,14 @@ impl SaleStore for RedisStore {
             }
         }
         Ok(names.into_iter().take(max).collect())
+    }
+
+    async fn throttle(&self, key: &[u8], throttle: Throttle) -> Result<Throttled, StoreError> {
+        let mut command = self.dialect().await?.command("THROTTLE", key);
+        command.arg(throttle.burst).arg(throttle.count).arg(1).arg(throttle.quantity);
+        let result = self.one(Place { key, shard: 0 }, command).await.and_then(answer::throttled);
+        count("throttle", &result);
+        result
     }
 
     async fn ping(&self) -> Result<(), StoreError> {

@@ -4,9 +4,10 @@
 //! key id that it lacks, but then at most every `unknown_kid_s`. A key id that was looked for in vain is
 //! remembered, in bounded memory. If fetching fails, the last keys stay.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -14,6 +15,7 @@ use arc_swap::ArcSwap;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use moka::sync::Cache;
+use once_cell::sync::Lazy;
 use reqwest::{Client, Url};
 use serde::Deserialize;
 use serde_json::Value;
@@ -146,9 +148,18 @@ impl KeySet {
             last: Vec::new(),
             shared: shared.clone(),
         };
-        if let Source::File(path) = &reader.source {
-            let set = std::fs::read(path).with_context(|| format!("[[tokens.jwks]] file {}", path.display()));
-            reader.take(set?)?;
+        match &reader.source {
+            Source::File(path) => {
+                let set = std::fs::read(path).with_context(|| format!("[[tokens.jwks]] file {}", path.display()));
+                reader.take(set?)?;
+            }
+            // After a reload tokens are believed at once. If nothing of the old set fits the new config, that is
+            // what fetching is for.
+            Source::Url(url) => {
+                if let Some(set) = last_of(url) {
+                    let _ = reader.take(set);
+                }
+            }
         }
         let missing_s = config.refresh_s.min(MISSING_S_MAX);
         Ok(Self {
@@ -181,6 +192,18 @@ impl KeySet {
     }
 }
 
+/// What each URL had last, for whoever reads it next in this process: there are as many as configs have named.
+static LAST: Lazy<Mutex<HashMap<Url, Vec<u8>>>> = Lazy::new(Mutex::default);
+
+fn last_sets() -> MutexGuard<'static, HashMap<Url, Vec<u8>>> {
+    // Nothing in here panics half-way.
+    LAST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn last_of(url: &Url) -> Option<Vec<u8>> {
+    last_sets().get(url).cloned()
+}
+
 struct Reader {
     source: Source,
     client: Client,
@@ -196,7 +219,8 @@ impl Reader {
         let refresh = Duration::from_secs(self.config.refresh_s);
         let gap = Duration::from_secs(self.config.unknown_kid_s);
         let mut retry = FIRST_RETRY;
-        let mut pause = if self.last.is_empty() { Duration::ZERO } else { refresh };
+        // A file was read a moment ago; a set that another reader had may be old.
+        let mut pause = if matches!(self.source, Source::Url(_)) { Duration::ZERO } else { refresh };
         let mut read_at: Option<Instant> = None;
         loop {
             tokio::select! {
@@ -228,7 +252,11 @@ impl Reader {
             Source::File(path) => tokio::fs::read(path).await.with_context(|| path.display().to_string())?,
             Source::Url(url) => fetch(&self.client, url).await.with_context(|| url.to_string())?,
         };
-        self.take(set)
+        self.take(set)?;
+        if let Source::Url(url) = &self.source {
+            last_sets().insert(url.clone(), self.last.clone());
+        }
+        Ok(())
     }
 
     fn take(&mut self, set: Vec<u8>) -> anyhow::Result<()> {

@@ -191,7 +191,10 @@ impl Stage for Tokens {
         if visit.route.call == Call::Status {
             return Ok(());
         }
-        visit.caller = self.caller(visit.headers, visit.route.call).await?;
+        // A ticket has said it already.
+        if visit.caller == Caller::Unknown {
+            visit.caller = self.caller(visit.headers, visit.route.call).await?;
+        }
         Ok(())
     }
 }
