@@ -38,7 +38,14 @@ pub struct Connect {
     #[arg(long, global = true)]
     replicas: Option<u32>,
     /// Longest time in seconds to wait for an answer, tries included
-    #[arg(long, global = true, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    #[arg(
+        long,
+        global = true,
+        env = "FLASHSALE_TIMEOUT",
+        value_name = "SECONDS",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(1..=3_600)
+    )]
     timeout: u64,
 }
 
