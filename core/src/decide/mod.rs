@@ -99,7 +99,9 @@ impl Sale {
         #[cfg(feature = "fault-injection")]
         crate::fault::trip(command);
         if in_words && let Command::Reserve(reserve) = command {
-            return self.run_reserve(reserve, &Situation { now_ms, ..*situation }, log, facts);
+            let outcome = self.run_reserve(reserve, &Situation { now_ms, ..*situation }, log, facts)?;
+            self.note_missed(command, &outcome);
+            return Ok(outcome);
         }
         let decision = self.decide(command, situation)?;
         if in_words && !decision.effects.is_empty() {
