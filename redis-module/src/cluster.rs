@@ -115,7 +115,15 @@ pub(crate) fn owns(ctx: Ctx<'_>, key: ServerString<'_>) -> bool {
 
 /// Whether the key, if it exists, is on another node: its slot is another one's, or on its way to or from here.
 pub(crate) fn is_elsewhere(ctx: Ctx<'_>, key: ServerString<'_>) -> bool {
-    exists(ctx, key).is_none()
+    // A client that has sent ASKING lends its privilege to what the module calls: so this is asked in a context of its
+    // own, which has no client.
+    // SAFETY: the context is used here alone, on the main thread, and freed.
+    unsafe {
+        let own = api!(RedisModule_GetDetachedThreadSafeContext)(ctx.raw());
+        let found = exists(Ctx::from_raw(own), key);
+        api!(RedisModule_FreeThreadSafeContext)(own);
+        found.is_none()
+    }
 }
 
 /// Opening a key asks for no slot; a command that a module calls is refused as a client's would be: then `None`.

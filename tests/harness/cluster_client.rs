@@ -88,8 +88,11 @@ impl ClusterClient {
             }
             (Some("ASK"), Some(there)) => {
                 let connection = self.connection(there)?;
-                connection.try_call(&["ASKING"])?;
-                let reply = connection.try_call(arguments)?;
+                let asked = connection.try_call(&["ASKING"]).and_then(|_| connection.try_call(arguments));
+                if asked.is_err() {
+                    self.connections.remove(&there);
+                }
+                let reply = asked?;
                 if reply.is_error() { Err(io::Error::other(reply.to_string())) } else { Ok(Some(reply)) }
             }
             (Some("CLUSTERDOWN" | "LOADING" | "TRYAGAIN" | "READONLY" | "MASTERDOWN" | "UNBLOCKED"), _) => {
@@ -105,7 +108,7 @@ impl ClusterClient {
             Entry::Vacant(place) => {
                 let mut client = Client::connect(port)?;
                 // A node that is stopped does not answer: another one will have taken over by then.
-                client.set_patience(Duration::from_secs(8));
+                client.set_patience(Duration::from_secs(15));
                 Ok(place.insert(client))
             }
         }
