@@ -14,6 +14,7 @@ on_every_server!(
     an_rdb_file_is_the_same_sale,
     dump_and_restore_is_the_same_sale,
     holds_that_fell_due_while_the_server_was_down_are_expired,
+    wait_after_a_repeat_vouches_for_what_the_first_one_did,
 );
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -172,4 +173,47 @@ fn holds_that_fell_due_while_the_server_was_down_are_expired(server: Server) {
     assert_eq!(client.line("FLASH.CONFIRM sale:1 h1").status(), "EXPIRED");
     assert_eq!(stock(&mut client, "sale:1", "red").available, 2000);
     assert_audit_is_clean(&mut client, "sale:1");
+}
+
+/// A client that lost an answer asks again on a new connection. WAIT looks at the writes of its own connection: it
+/// must not say that replicas have what only the primary has.
+fn wait_after_a_repeat_vouches_for_what_the_first_one_did(server: Server) {
+    let redis = RedisServer::builder(server).module().start();
+    let mut replica = RedisServer::builder(server).module().replica_of(&redis).start();
+    replica.wait_for_primary(&redis);
+    let mut first = redis.client();
+    let shard = first.ok(&["FLASH.SHARDS", "spring", "2"]).at(0).text();
+    for line in ["FLASH.CREATE sale:1 ITEMS red 9", &format!("FLASH.CREATE {shard} SHARD 0 2 ITEMS red 9")] {
+        assert_eq!(first.line(line).text(), "OK");
+    }
+    assert_eq!(first.line("WAIT 1 30000").integer(), 1);
+    replica.signal(libc::SIGSTOP);
+
+    let commands = [
+        "FLASH.STOCK sale:1 red 5 ID lorry-1",
+        "FLASH.RESERVE sale:1 h1 ann ITEMS red 1",
+        "FLASH.CONFIRM sale:1 h1",
+        "FLASH.ORDER sale:1 h2 ann ITEMS red 1",
+        "FLASH.RETURN sale:1 h2 r1",
+        "FLASH.RELEASE sale:1 h3",
+        "FLASH.PAUSE sale:1",
+        &format!("FLASH.GRANT {shard} red 3 TO 1 AFTER 0"),
+        &format!("FLASH.ACCEPT {shard} red FROM 1 TOTAL 4"),
+    ];
+    let answers: Vec<String> = commands.iter().map(|command| status(&first.line(command))).collect();
+    for (command, answer) in commands.iter().zip(&answers) {
+        let mut second = redis.client();
+        assert_eq!(status(&second.line(command)), *answer, "{command}");
+        assert_eq!(second.line("WAIT 1 20").integer(), 0, "WAIT after {command} on {}", server.name());
+    }
+    replica.signal(libc::SIGCONT);
+    assert_eq!(first.line("WAIT 1 30000").integer(), 1);
+    replica.wait_for_primary(&redis);
+    assert_eq!(replica.digest(), redis.digest());
+}
+
+/// The first word of an answer.
+fn status(answer: &flashsale_tests::Reply) -> String {
+    let text = answer.to_string();
+    text.trim_start_matches('[').split([' ', ']']).next().unwrap_or_default().to_owned()
 }

@@ -137,6 +137,27 @@ pub enum Outcome<'a> {
     },
 }
 
+impl Outcome<'_> {
+    /// Whether somebody may act on it as on a write. Where the command itself changed nothing, it was an earlier one
+    /// that did: the client that repeats it must be able to wait until replicas have that one (the contract's
+    /// section 7).
+    pub fn tells_of_a_write(&self) -> bool {
+        matches!(
+            self,
+            Self::Ok
+                | Self::Stocked { .. }
+                | Self::Reserved { .. }
+                | Self::Confirmed { .. }
+                | Self::Released
+                | Self::Expired
+                | Self::Extended { .. }
+                | Self::Returned
+                | Self::Granted { .. }
+                | Self::Accepted { .. }
+        )
+    }
+}
+
 /// A command that cannot be meant: answered with an error, not with an outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Misuse {

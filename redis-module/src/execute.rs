@@ -220,6 +220,7 @@ impl<'c> Call<'c, '_> {
         if waiting == Waiting::Possible && matches!(outcome, Outcome::AllHeld { .. } | Outcome::Empty { .. }) {
             return Ok(Answered::NotYet);
         }
+        state.repeats |= state.log.is_empty() && outcome.tells_of_a_write();
         reply::outcome(reply, &outcome, self.key_name.bytes());
         Ok(Answered::Yes)
     }
@@ -339,6 +340,12 @@ pub(crate) fn finish<'c>(
     stream: Option<OrderStream<'c>>,
 ) {
     let changed = !state.log.is_empty();
+    if std::mem::take(&mut state.repeats) && !changed {
+        // WAIT looks at what its own connection has written last (Redis 7.2 on, Valkey). Whoever repeats a command on
+        // another connection would be told at once that replicas have what only this server has: so a repeat is
+        // written too, as a log without effects.
+        ctx.replicate_effects(key_name, state.log.bytes());
+    }
     if changed {
         if !state.facts.entries.is_empty() {
             value.count_entries(state.facts.entries.len());

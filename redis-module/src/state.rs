@@ -21,6 +21,8 @@ use std::cell::RefCell;
 pub(crate) struct State {
     pub log: EffectLog,
     pub facts: Facts,
+    /// Whether the step told somebody of a write that an earlier step made.
+    pub repeats: bool,
     pub words: Words,
     pub packed: Packed,
     pub ids: IdMaker,
@@ -46,6 +48,7 @@ thread_local! {
     static STATE: RefCell<State> = RefCell::new(State {
         log: EffectLog::default(),
         facts: Facts::default(),
+        repeats: false,
         words: Words::new(),
         packed: Packed::default(),
         ids: IdMaker::default(),
