@@ -1723,6 +1723,21 @@ local function step(sale, command, pick, decide)
   return decide(sale)
 end
 
+-- Answers on which somebody may act as on a write. Where the command itself changed nothing, an earlier one did.
+local TELLS_OF_A_WRITE = {
+  STOCKED = true, RESERVED = true, CONFIRMED = true, RELEASED = true, EXPIRED = true, EXTENDED = true,
+  RETURNED = true, GRANTED = true, ACCEPTED = true,
+}
+
+-- WAIT looks at what its own connection has written last (Redis 7.2 on, Valkey). Whoever repeats a command on
+-- another connection would be told at once that replicas have what only this server has: so a repeat writes, too,
+-- what stands there already.
+function Sale:vouch(reply)
+  if not self.changed and (reply.ok or TELLS_OF_A_WRITE[reply[1]]) then
+    redis.call('HSET', self.key, 'sale', sale_to_store(self))
+  end
+end
+
 -- Opens a sale, runs a step, and writes.
 local function change(key, command, skus, pick, decide)
   local sale = open(key, skus)
@@ -1733,6 +1748,7 @@ local function change(key, command, skus, pick, decide)
   if not ok then
     error(reply)
   end
+  sale:vouch(reply)
   return reply
 end
 
@@ -2043,6 +2059,11 @@ local function mreserve(key, words)
     end
   end
   sale:flush()
+  for _, reply in ipairs(replies) do
+    if not reply.err then
+      sale:vouch(reply)
+    end
+  end
   return given.PACKED and cmsgpack.pack(replies) or replies
 end
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flashsale_tests::rush::{Rush, Tally};
 use flashsale_tests::sale::{assert_audit_is_clean, confirmed_orders, stock};
-use flashsale_tests::{AppendFsync, Client, RedisServer, Server, on_every_server, wait_until};
+use flashsale_tests::{AppendFsync, Client, RedisServer, RedisServerBuilder, Server, on_every_server, wait_until};
 
 on_every_server!(
     kill_9_in_mid_rush_loses_no_acknowledged_order,
@@ -175,45 +175,56 @@ fn holds_that_fell_due_while_the_server_was_down_are_expired(server: Server) {
     assert_audit_is_clean(&mut client, "sale:1");
 }
 
-/// A client that lost an answer asks again on a new connection. WAIT looks at the writes of its own connection: it
-/// must not say that replicas have what only the primary has.
 fn wait_after_a_repeat_vouches_for_what_the_first_one_did(server: Server) {
-    let redis = RedisServer::builder(server).module().start();
-    let mut replica = RedisServer::builder(server).module().replica_of(&redis).start();
-    replica.wait_for_primary(&redis);
+    let builder = RedisServer::builder(server).module();
+    repeats_are_vouched_for(&builder.clone().start(), builder, |words| {
+        let mut words = words.to_vec();
+        words[0] = format!("FLASH.{}", words[0]);
+        words
+    });
+}
+
+/// A client that lost an answer asks again on a new connection. WAIT looks at the writes of its own connection: it
+/// must not say that replicas have what only the primary has. `call` makes a command of `["RESERVE", "sale", ...]`.
+pub fn repeats_are_vouched_for(
+    redis: &RedisServer,
+    replica: RedisServerBuilder,
+    call: impl Fn(&[String]) -> Vec<String>,
+) {
+    let mut replica = replica.replica_of(redis).start();
+    replica.wait_for_primary(redis);
+    let ask = |client: &mut Client, line: &str| {
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        client.ok(&call(&words))
+    };
     let mut first = redis.client();
-    let shard = first.ok(&["FLASH.SHARDS", "spring", "2"]).at(0).text();
-    for line in ["FLASH.CREATE sale:1 ITEMS red 9", &format!("FLASH.CREATE {shard} SHARD 0 2 ITEMS red 9")] {
-        assert_eq!(first.line(line).text(), "OK");
-    }
+    let shard = ask(&mut first, "SHARDS spring 2").at(0).text();
+    ask(&mut first, "CREATE sale:1 ITEMS red 9");
+    ask(&mut first, &format!("CREATE {shard} SHARD 0 2 ITEMS red 9"));
     assert_eq!(first.line("WAIT 1 30000").integer(), 1);
     replica.signal(libc::SIGSTOP);
 
     let commands = [
-        "FLASH.STOCK sale:1 red 5 ID lorry-1",
-        "FLASH.RESERVE sale:1 h1 ann ITEMS red 1",
-        "FLASH.CONFIRM sale:1 h1",
-        "FLASH.ORDER sale:1 h2 ann ITEMS red 1",
-        "FLASH.RETURN sale:1 h2 r1",
-        "FLASH.RELEASE sale:1 h3",
-        "FLASH.PAUSE sale:1",
-        &format!("FLASH.GRANT {shard} red 3 TO 1 AFTER 0"),
-        &format!("FLASH.ACCEPT {shard} red FROM 1 TOTAL 4"),
+        "STOCK sale:1 red 5 ID lorry-1",
+        "RESERVE sale:1 h1 ann ITEMS red 1",
+        "MRESERVE sale:1 HOLDS h1 ann red 1",
+        "CONFIRM sale:1 h1",
+        "ORDER sale:1 h2 ann ITEMS red 1",
+        "RETURN sale:1 h2 r1",
+        "RELEASE sale:1 h3",
+        "PAUSE sale:1",
+        &format!("GRANT {shard} red 3 TO 1 AFTER 0"),
+        &format!("ACCEPT {shard} red FROM 1 TOTAL 4"),
     ];
-    let answers: Vec<String> = commands.iter().map(|command| status(&first.line(command))).collect();
-    for (command, answer) in commands.iter().zip(&answers) {
+    for command in commands {
         let mut second = redis.client();
-        assert_eq!(status(&second.line(command)), *answer, "{command}");
-        assert_eq!(second.line("WAIT 1 20").integer(), 0, "WAIT after {command} on {}", server.name());
+        let (told, again) = (ask(&mut first, command).to_string(), ask(&mut second, command).to_string());
+        let status = |answer: &str| answer.split([' ', ']']).next().map(str::to_owned);
+        assert_eq!(status(&again), status(&told), "{command}");
+        assert_eq!(second.line("WAIT 1 20").integer(), 0, "{command} was told again: {again}");
     }
     replica.signal(libc::SIGCONT);
     assert_eq!(first.line("WAIT 1 30000").integer(), 1);
-    replica.wait_for_primary(&redis);
+    replica.wait_for_primary(redis);
     assert_eq!(replica.digest(), redis.digest());
-}
-
-/// The first word of an answer.
-fn status(answer: &flashsale_tests::Reply) -> String {
-    let text = answer.to_string();
-    text.trim_start_matches('[').split([' ', ']']).next().unwrap_or_default().to_owned()
 }

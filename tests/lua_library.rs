@@ -21,6 +21,7 @@ on_every_server!(
     a_deleted_sale_leaves_nothing_to_its_successor,
     a_newer_library_goes_on_with_the_sale,
     a_sharded_sale_lives_in_a_cluster,
+    wait_after_a_repeat_vouches_for_what_the_first_one_did,
 );
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -359,4 +360,9 @@ fn a_sharded_sale_lives_in_a_cluster(server: Server) {
     for (key, node) in keys.iter().zip(&mut nodes) {
         assert_audit_is_clean(node, key);
     }
+}
+
+fn wait_after_a_repeat_vouches_for_what_the_first_one_did(server: Server) {
+    let redis = functions_server(RedisServer::builder(server));
+    crate::durability::repeats_are_vouched_for(&redis, RedisServer::builder(server), |words| in_functions(&words[..]));
 }
