@@ -56,7 +56,7 @@ pub async fn send(
     let qty = qty.min(i32::MAX as u64);
     let mut grant = deployment.flash("GRANT", place.key);
     grant.arg(sku).arg(qty).arg("TO").arg(pair.to).arg("AFTER").arg(pair.granted);
-    let commands = with_wait(deployment, place.key, sku, grant, safety);
+    let commands = with_wait(grant, safety);
     let replies = deployment.ask_all(place, &commands).await?;
     bring(deployment, sale, sku, pair, replies, safety).await
 }
@@ -76,19 +76,16 @@ pub async fn finish(
     // A grant that moves nothing: `AFTER` names a total that cannot be. It tells the total as the server has it.
     let mut look = deployment.flash("GRANT", place.key);
     look.arg(sku).arg(1).arg("TO").arg(pair.to).arg("AFTER").arg(MAX_STOCKED);
-    let commands = with_wait(deployment, place.key, sku, look, safety);
+    let commands = with_wait(look, safety);
     let replies = deployment.ask_all(place, &commands).await?;
     bring(deployment, sale, sku, pair, replies, safety).await
 }
 
-/// WAIT counts the replicas that have the latest write of the same connection. The grant may be somebody else's, so a
-/// write comes between: units stocked by 0, which replicas get after everything that was written before.
-fn with_wait(deployment: &Deployment, key: &[u8], sku: &[u8], grant: Cmd, safety: Safety) -> Vec<Cmd> {
+/// WAIT counts the replicas that have the latest write of the same connection. A grant that moves nothing is written,
+/// too: so it stands for whatever was granted before, by whomever.
+fn with_wait(grant: Cmd, safety: Safety) -> Vec<Cmd> {
     let mut commands = vec![grant];
     if safety.replicas > 0 {
-        let mut mark = deployment.flash("STOCK", key);
-        mark.arg(sku).arg(0);
-        commands.push(mark);
         let mut wait = redis::cmd("WAIT");
         wait.arg(safety.replicas).arg(safety.timeout.as_millis().max(1) as u64);
         commands.push(wait);
@@ -109,7 +106,7 @@ async fn bring(
     let Some(total) = granted_total(&replies) else {
         return Err(Trouble::Strange { server: donor, what: format!("{replies:?} to a GRANT") });
     };
-    let acknowledged = match replies.get(2) {
+    let acknowledged = match replies.get(1) {
         Some(reply) => number(reply).unwrap_or(0) >= u64::from(safety.replicas),
         None => safety.replicas == 0,
     };
