@@ -364,5 +364,5 @@ fn a_sharded_sale_lives_in_a_cluster(server: Server) {
 
 fn wait_after_a_repeat_vouches_for_what_the_first_one_did(server: Server) {
     let redis = functions_server(RedisServer::builder(server));
-    crate::durability::repeats_are_vouched_for(&redis, RedisServer::builder(server), |words| in_functions(&words[..]));
+    crate::durability::repeats_are_vouched_for(&redis, RedisServer::builder(server), in_functions);
 }

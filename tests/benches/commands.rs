@@ -230,10 +230,10 @@ fn pipeline(client: &mut Client, numbers: Range<usize>, outcome: &str, command: 
 
 /// The same, a millisecond for each pipeline: callgrind slows a server down some fifty times, and without this every
 /// few commands would come in a millisecond of their own, as they do in no rush.
-fn pipeline_by_clock(client: &mut Client, clock: &mut Clock, numbers: Range<usize>, row: &Row) {
+fn pipeline_by_clock(client: &mut Client, clock: &mut Option<Clock>, numbers: Range<usize>, row: &Row) {
     let numbers: Vec<usize> = numbers.collect();
     for numbers in numbers.chunks(PIPELINE) {
-        clock.advance(1);
+        clock.iter_mut().for_each(|clock| clock.advance(1));
         pipeline(client, numbers[0]..numbers[0] + numbers.len(), row.outcome, row.command);
     }
 }
@@ -277,8 +277,9 @@ fn per_second(row: &Row, batch: usize, count: usize) -> f64 {
 
 /// Instructions of the whole server per command.
 fn count_instructions(row: &Row) -> u64 {
-    let mut clock = Clock::new();
-    let server = CountedServer::start(&[], Some(&clock));
+    // The preloaded clock costs some 170 instructions a command: it is where it must be, and nowhere else.
+    let mut clock = row.name.starts_with("FLASH.").then(Clock::new);
+    let server = CountedServer::start(&[], clock.as_ref());
     let mut client = server.client();
     let _replica = start_replica(row, &mut client, server.port());
     let counted = COUNTED / row.holds / row.dearness;
