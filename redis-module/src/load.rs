@@ -1,7 +1,6 @@
 //! Loading the module: types, commands, events, the timer.
 
 use crate::server::{Ctx, api};
-use crate::state::State;
 use crate::{cluster_bus, commands, config, data_type, expiry, info, rate_type, server, state};
 use redis_module::raw;
 use std::ffi::{c_char, c_int, c_void};
@@ -106,7 +105,6 @@ fn subscribe(ctx: Ctx<'_>) {
         subscribe(ctx.raw(), event(raw::REDISMODULE_EVENT_REPLICATION_ROLE_CHANGED), Some(on_role_change));
         subscribe(ctx.raw(), event(raw::REDISMODULE_EVENT_SWAPDB), Some(on_swap_db));
         subscribe(ctx.raw(), event(raw::REDISMODULE_EVENT_LOADING), Some(on_loading));
-        subscribe(ctx.raw(), event(raw::REDISMODULE_EVENT_EVENTLOOP), Some(on_turn));
     }
 }
 
@@ -139,18 +137,6 @@ unsafe extern "C" fn on_loading(
     // SAFETY: as above.
     let ctx = unsafe { Ctx::from_raw(raw) };
     state::try_with(|state| state.obeys = !OVER.contains(&subevent) || ctx.flags().is_replica());
-}
-
-/// The event loop has slept, or is about to.
-unsafe extern "C" fn on_turn(
-    _ctx: *mut raw::RedisModuleCtx,
-    _event: raw::RedisModuleEvent,
-    subevent: u64,
-    _data: *mut c_void,
-) {
-    if subevent == raw::REDISMODULE_SUBEVENT_EVENTLOOP_AFTER_SLEEP {
-        state::try_with(State::start_turn);
-    }
 }
 
 unsafe extern "C" fn on_swap_db(

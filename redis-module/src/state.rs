@@ -36,8 +36,6 @@ pub(crate) struct State {
     pub obeys: bool,
     /// The latest time seen: the clock never runs backwards.
     now_ms: u64,
-    /// The time of this turn of the server's event loop, once it has been asked for.
-    turn_ms: Option<u64>,
     /// The type `flashsale`.
     pub data_type: NativeType<Value>,
     /// The type `flashrate`.
@@ -59,7 +57,6 @@ thread_local! {
         seed: [0; 2],
         obeys: true,
         now_ms: 0,
-        turn_ms: None,
         data_type: NativeType::NONE,
         rate_type: NativeType::NONE,
     });
@@ -75,23 +72,10 @@ pub(crate) fn try_with<T>(work: impl FnOnce(&mut State) -> T) -> Option<T> {
     STATE.with(|state| state.try_borrow_mut().ok().map(|mut state| work(&mut state)))
 }
 
-/// Commands that the server has read in one turn of its event loop have come at the same time, unless the turn
-/// is longer than this, in ms.
-const LONGEST_TURN_MS: u64 = 10;
-
 impl State {
     /// The time, unix ms.
     pub fn now(&mut self) -> u64 {
-        let clock_ms = server::clock_ms();
-        let turn_ms = self.turn_ms.filter(|turn_ms| clock_ms.abs_diff(*turn_ms) <= LONGEST_TURN_MS);
-        let turn_ms = turn_ms.unwrap_or(clock_ms);
-        self.turn_ms = Some(turn_ms);
-        self.now_ms = self.now_ms.max(turn_ms).min(flashsale_core::bounds::MAX_TIME_MS);
+        self.now_ms = self.now_ms.max(server::clock_ms()).min(flashsale_core::bounds::MAX_TIME_MS);
         self.now_ms
-    }
-
-    /// The server has slept and wakes up to new commands.
-    pub fn start_turn(&mut self) {
-        self.turn_ms = None;
     }
 }
