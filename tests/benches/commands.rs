@@ -277,7 +277,7 @@ fn per_second(row: &Row, batch: usize, count: usize) -> f64 {
 
 /// Instructions of the whole server per command.
 fn count_instructions(row: &Row) -> u64 {
-    // The preloaded clock costs some 170 instructions a command: it is where it must be, and nowhere else.
+    // The clock is preloaded where the module asks for it, and nowhere else.
     let mut clock = row.name.starts_with("FLASH.").then(Clock::new);
     let server = CountedServer::start(&[], clock.as_ref());
     let mut client = server.client();
