@@ -75,9 +75,11 @@ impl Sale {
     }
 
     /// Writes the effects of the first commands of a step into its log, in place of their words: a later command
-    /// of the same step has something else to tell. They have all been carried out as they were told.
-    pub fn spell_out<'a>(&self, commands: impl IntoIterator<Item = &'a Command<'a>>, log: &mut EffectLog) {
-        let effects = commands.into_iter().filter_map(|command| self.effects_in_words(command));
+    /// of the same step has something else to tell. They have all been carried out as they were told, and are new
+    /// holds: what makes those can be read off the words afterwards, too, as nothing else can.
+    pub fn spell_out<'a>(&self, commands: &'a [Command<'a>], log: &mut EffectLog) {
+        debug_assert!(commands.iter().all(|command| matches!(command, Command::Reserve(_))));
+        let effects = commands.iter().filter_map(|command| self.effects_in_words(command));
         log.spell_out(effects.flatten());
     }
 }
