@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use flashsale_tests::http::{Answer, Http};
+use flashsale_tests::http::{Answer, Http, read_to_end};
 use flashsale_tests::sale::stock;
 use flashsale_tests::token::{claims, hs256, unix_seconds};
 use flashsale_tests::{Proxy, RedisServer, Server, TOKEN_SECRET};
@@ -115,15 +115,7 @@ fn raw(proxy: &Proxy, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(&proxy.addresses().public).expect("the proxy listens");
     stream.set_read_timeout(Some(Duration::from_millis(700))).expect("a timeout");
     stream.write_all(request).expect("it is taken");
-    let mut answer = Vec::new();
-    let mut chunk = [0; 4096];
-    while let Ok(length) = stream.read(&mut chunk) {
-        if length == 0 {
-            break;
-        }
-        answer.extend_from_slice(&chunk[..length]);
-    }
-    String::from_utf8_lossy(&answer).into_owned()
+    read_to_end(&mut stream)
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use flashsale_tests::http::Http;
+use flashsale_tests::http::{Http, read_to_end};
 use flashsale_tests::shop::Shop;
 use flashsale_tests::{Proxy, ProxyBuilder, wait_until};
 
@@ -18,19 +18,6 @@ fn connect(proxy: &Proxy) -> TcpStream {
     let stream = TcpStream::connect(&proxy.addresses().public).expect("the proxy listens");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     stream
-}
-
-/// Everything until the other side closes.
-fn read_to_end(stream: &mut TcpStream) -> String {
-    let mut answer = Vec::new();
-    let mut chunk = [0; 4096];
-    while let Ok(length) = stream.read(&mut chunk) {
-        if length == 0 {
-            break;
-        }
-        answer.extend_from_slice(&chunk[..length]);
-    }
-    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// One answer with a `Content-Length`.

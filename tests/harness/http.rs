@@ -2,6 +2,8 @@
 //! OpenAPI document.
 
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -109,4 +111,12 @@ impl Http {
     pub fn get(&self, url: &str) -> Answer {
         self.request("GET", url, &[], b"")
     }
+}
+
+/// Everything that a connection still says, until the other side closes it or is silent for its read timeout.
+pub fn read_to_end(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    // A timeout or a reset ends it too: what came before stays.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
 }
