@@ -233,6 +233,34 @@ fn garbage_takes_no_more_memory_than_a_multiple_of_its_bytes() {
     }
 }
 
+#[test]
+fn many_small_holds_take_no_more_memory_than_a_multiple_of_their_bytes() {
+    const HOLDS: u32 = 300_000;
+    const MULTIPLE: usize = 16;
+    const BASE: usize = 64 * 1024;
+    for reserved in [true, false] {
+        let mut shop = Shop::new(HOLDS, Settings::default());
+        for number in 0..HOLDS.min(if reserved { HOLDS } else { 65_536 }) {
+            let id = format!("{number:x}");
+            match reserved {
+                true => shop.reserve(&id, "b"),
+                false => shop.run(&Command::Release(Release { id: id.as_bytes(), reason: None })),
+            };
+        }
+        let mut chunks = Vec::new();
+        shop.sale.snapshot(|chunk| chunks.push(chunk.to_vec()));
+        drop(shop);
+        let bytes: usize = chunks.iter().map(Vec::len).sum();
+        let counted = counting::during(|| {
+            let mut loader = Loader::new(&chunks[0], [1, 2]).expect("our own header");
+            chunks[1..].iter().for_each(|chunk| loader.push(chunk).expect("our own chunk"));
+            drop(loader.finish().expect("a whole sale"));
+        });
+        println!("{counted:?} for {bytes} bytes");
+        assert!(counted.peak <= MULTIPLE * bytes + BASE, "{counted:?} for {bytes} bytes");
+    }
+}
+
 /// A header of as many SKUs as there is room for in few bytes.
 fn many_skus(count: u32) -> Vec<u8> {
     let mut shop = Shop::new(0, Settings::default());

@@ -244,9 +244,26 @@ impl Buyers {
         }
     }
 
-    fn remove_entry(&mut self, store: &HoldStore, name: &[u8], entry: u32) {
+    /// Counts all live holds and orders from this slot on, as [`Buyers::add`] does one by one.
+    pub fn add_all(&mut self, store: &HoldStore, extras: &BTreeMap<u32, Box<Extra>>, from: u32) {
+        let counted = |&slot: &u32| matches!(store.get(slot).state, State::Held | State::Confirmed);
+        let slots = (from..store.end()).filter(counted);
+        let mut names = slots.map(|slot| (store.hash(store.buyer(slot)), slot)).collect();
+        if self.index.len() == 0 {
+            (self.index, names) = Index::build(names, |slot| store.hash(store.buyer(slot)));
+        }
+        for (_, slot) in names {
+            self.add(store, extras, slot, store.buyer(slot));
+        }
         let records = &self.records;
-        self.index.remove(store.hash(name), |found| found == entry, |entry| hash_of(records, store, entry));
+        self.index.fit(|entry| hash_of(records, store, entry));
+    }
+
+    /// Tells whether the entry was there.
+    fn remove_entry(&mut self, store: &HoldStore, name: &[u8], entry: u32) -> bool {
+        let records = &self.records;
+        let hash = store.hash(name);
+        self.index.remove(hash, |found| found == entry, |entry| hash_of(records, store, entry)).is_some()
     }
 
     /// The record of the buyer of a hold; `None` if the hold alone stands for its buyer.
@@ -292,15 +309,14 @@ impl Buyers {
 
     fn take_off(&mut self, store: &HoldStore, slot: u32, change: impl FnOnce(&mut Buyer)) {
         let name = store.buyer(slot);
-        let Some(entry) = self.entry(store, name) else {
+        // Nearly always the hold alone stands for its buyer, and no name need be looked at.
+        if self.remove_entry(store, name, slot) {
+            return;
+        }
+        let Some(entry) = self.entry(store, name).filter(|entry| entry & RECORD_BIT != 0) else {
             debug_assert!(false, "a counted hold has a buyer");
             return;
         };
-        if entry & RECORD_BIT == 0 {
-            debug_assert_eq!(entry, slot);
-            self.remove_entry(store, name, entry);
-            return;
-        }
         let record = entry & !RECORD_BIT;
         let buyer = self.records.get_mut(record);
         change(buyer);

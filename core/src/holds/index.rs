@@ -13,6 +13,8 @@ use hashbrown::HashTable;
 const BASE_GROUPS: usize = 5;
 /// Mean slots per group. A group's table of 256 buckets is full at 224: three deviations above.
 const GROUP_MEAN: usize = 184;
+/// Lowest bit of a hash that chooses the group.
+const GROUP_SHIFT: u32 = 24;
 /// Below this mean the last group is folded back.
 const GROUP_SPARSE: usize = 48;
 
@@ -33,6 +35,40 @@ impl Default for Index {
 }
 
 impl Index {
+    /// An index of names that are known beforehand, as (hash, slot). Of names with equal hashes it takes the first, and
+    /// gives the others back to be added one by one.
+    ///
+    /// It is filled in the order of its groups: each is in the processor's cache while it is filled, and no name is
+    /// looked at but those of the few groups that outgrow their tables, by `hash_of`.
+    pub fn build(mut names: Vec<(u64, u32)>, hash_of: impl Fn(u32) -> u64) -> (Self, Vec<(u64, u32)>) {
+        let mut index = Self::with_room_for(names.len());
+        let group_first = 64 - GROUP_SHIFT - index.mask.count_ones();
+        names.sort_unstable_by_key(|&(hash, _)| hash.rotate_left(group_first));
+        let mut repeated = Vec::new();
+        let mut last = None;
+        for (hash, slot) in names {
+            if last.replace(hash) == Some(hash) {
+                repeated.push((hash, slot));
+                continue;
+            }
+            let group = index.group(hash);
+            index.groups[group].insert_unique(hash, slot, |&slot| hash_of(slot));
+            index.len += 1;
+        }
+        (index, repeated)
+    }
+
+    /// An empty index whose groups and tables are as many and as big as if it had grown to `len` names.
+    fn with_room_for(len: usize) -> Self {
+        let groups = len.div_ceil(GROUP_MEAN).max(BASE_GROUPS);
+        let whole = 1_usize << (groups / BASE_GROUPS).ilog2();
+        let (mask, split) = (whole - 1, groups - whole * BASE_GROUPS);
+        let in_unsplit = len / (whole * BASE_GROUPS);
+        let is_split = |group: usize| group < split || group >= whole * BASE_GROUPS;
+        let room = |group: usize| if is_split(group) { in_unsplit.min(GROUP_MEAN) } else { in_unsplit };
+        Self { groups: (0..groups).map(|group| HashTable::with_capacity(room(group))).collect(), mask, split, len: 0 }
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }
@@ -40,7 +76,7 @@ impl Index {
     /// The group bits are taken from the middle of the hash: the table inside uses both ends.
     fn group(&self, hash: u64) -> usize {
         const BASE_BITS: u32 = 12;
-        let bits = (hash >> 24) as usize & u32::MAX as usize;
+        let bits = (hash >> GROUP_SHIFT) as usize & u32::MAX as usize;
         let base = ((bits >> (32 - BASE_BITS)) * BASE_GROUPS) >> BASE_BITS;
         let group = (bits & self.mask) * BASE_GROUPS + base;
         if group < self.split { (bits & (self.mask << 1 | 1)) * BASE_GROUPS + base } else { group }
@@ -96,6 +132,17 @@ impl Index {
             let hash = hash_of(slot);
             let group = self.group(hash);
             self.groups[group].insert_unique(hash, slot, |&slot| hash_of(slot));
+        }
+    }
+
+    /// Builds the index anew if it has far more room than it needs: after [`Index::with_room_for`] too many.
+    pub fn fit(&mut self, hash_of: impl Fn(u32) -> u64) {
+        if self.groups.len() == BASE_GROUPS || self.len > self.groups.len() * GROUP_MEAN / 2 {
+            return;
+        }
+        let fitting = Self::with_room_for(self.len);
+        for slot in std::mem::replace(self, fitting).groups.into_iter().flatten() {
+            self.insert(hash_of(slot), slot, &hash_of);
         }
     }
 
@@ -157,5 +204,36 @@ mod tests {
             assert_eq!(index.find(spread(last), |s| s == last).is_some(), slot < last);
         }
         assert_eq!((index.len(), index.groups.len()), (0, BASE_GROUPS), "it folds back");
+    }
+
+    #[test]
+    fn what_is_built_at_once_is_as_what_has_grown() {
+        for len in [0, 1, 900, 921, 20_000, 40_000] {
+            let names = (0..len).map(|slot| (spread(slot), slot)).collect();
+            let (mut built, repeated) = Index::build(names, spread);
+            let mut grown = Index::default();
+            (0..len).for_each(|slot| grown.insert(spread(slot), slot, spread));
+            assert_eq!((built.len(), repeated.len()), (grown.len(), 0));
+            let shape = |index: &Index| (index.groups.len(), index.mask, index.split);
+            assert_eq!(shape(&built), shape(&grown), "{len}");
+            assert!(built.heap_bytes() <= grown.heap_bytes() * 11 / 10 + 64, "{len}");
+            (len..2 * len).for_each(|slot| built.insert(spread(slot), slot, spread));
+            for slot in 0..2 * len {
+                assert_eq!(built.remove(spread(slot), |s| s == slot, spread), Some(slot), "{len}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_with_equal_hashes_are_given_back() {
+        let names = (0..3_000).map(|slot| (spread(slot % 1_000), slot)).collect();
+        let (mut index, repeated) = Index::build(names, |slot| spread(slot % 1_000));
+        assert_eq!((index.len(), repeated.len()), (1_000, 2_000));
+        let room = index.heap_bytes();
+        index.fit(|slot| spread(slot % 1_000));
+        assert!(index.heap_bytes() < room, "room for 3,000 is too much for 1,000");
+        for name in 0..1_000 {
+            assert!(index.find(spread(name), |slot| slot % 1_000 == name).is_some());
+        }
     }
 }

@@ -119,14 +119,36 @@ impl HoldStore {
     /// Stores a hold whose id is not there yet, and whose hash is known.
     pub fn insert_at(&mut self, hold: &NewHold<'_>, hash: u64) -> u32 {
         debug_assert!(self.find(hold.content.id).is_none() && hash == self.hash(hold.content.id));
+        let slot = self.append(hold);
+        let (slab, arena, key) = (&self.slab, &self.arena, &self.hash_key);
+        self.ids.insert(hash, slot, |slot| key.hash(Content::id_of(arena.get(slab.get(slot).blob))));
+        slot
+    }
+
+    /// Stores a hold that is not found by its id before [`HoldStore::index_ids`].
+    pub fn append(&mut self, hold: &NewHold<'_>) -> u32 {
         let blob = self.arena.push(hold.content.encoded_len(), |out| hold.content.encode(out));
         let mut record = Record::new(blob, hold.state);
         record.set_time_ms(hold.time_ms);
         record.life_ms = hold.life_ms;
-        let slot = self.slab.insert(record);
+        self.slab.insert(record)
+    }
+
+    /// Indexes the ids of holds that were appended, from this slot on. `false` if an id stands there twice.
+    pub fn index_ids(&mut self, from: u32) -> bool {
         let (slab, arena, key) = (&self.slab, &self.arena, &self.hash_key);
-        self.ids.insert(hash, slot, |slot| key.hash(Content::id_of(arena.get(slab.get(slot).blob))));
-        slot
+        let id = |slot: u32| Content::id_of(arena.get(slab.get(slot).blob));
+        let mut names = (from..slab.end()).map(|slot| (key.hash(id(slot)), slot)).collect();
+        if self.ids.len() == 0 {
+            (self.ids, names) = Index::build(names, |slot| key.hash(id(slot)));
+        }
+        for (hash, slot) in names {
+            if self.ids.find(hash, |known| id(known) == id(slot)).is_some() {
+                return false;
+            }
+            self.ids.insert(hash, slot, |known| key.hash(id(known)));
+        }
+        true
     }
 
     /// Whether no more holds should be stored.
