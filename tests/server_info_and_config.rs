@@ -71,7 +71,7 @@ fn info_shows_what_is_due(server: Server) {
 
 const SETTINGS: [(&str, &str); 5] = [
     ("sweep-interval-ms", "25"),
-    ("sweep-holds-per-tick", "1024"),
+    ("sweep-holds-per-tick", "4096"),
     ("sweep-keys-per-tick", "128"),
     ("bus-interval-ms", "100"),
     ("grant-replicas", "0"),

@@ -51,12 +51,7 @@ impl Sale {
             Effect::Tombstone { id } => return self.apply_tombstone(at_ms, id),
             Effect::Expire { ids } => {
                 let slots = ids.iter().map(|id| self.held(id)).collect::<Result<SmallVec<[u32; 32]>, _>>()?;
-                for slot in slots {
-                    // Named twice it still ends once.
-                    if self.holds.get(slot).state == State::Held {
-                        self.end_hold(at_ms, slot, State::Expired, None, facts);
-                    }
-                }
+                self.apply_expiry(at_ms, &slots, facts);
             }
             Effect::Extend { id, deadline } => return self.apply_extend(id, *deadline),
             Effect::Revive { id, items } => return self.apply_revive(at_ms, id, items, facts),
@@ -245,6 +240,17 @@ impl Sale {
         let kind = if state == State::Expired { EntryKind::Expired } else { EntryKind::Released };
         self.note_hold(kind, at_ms, slot, &items, reason, facts);
         self.tell_changes(&items, facts);
+    }
+
+    /// Carries out an [`Effect::Expire`] whose holds have been found.
+    pub(crate) fn apply_expiry(&mut self, at_ms: u64, slots: &[u32], facts: &mut Facts) {
+        self.clock_ms = self.clock_ms.max(at_ms);
+        for &slot in slots {
+            // Named twice it still ends once.
+            if self.holds.get(slot).state == State::Held {
+                self.end_hold(at_ms, slot, State::Expired, None, facts);
+            }
+        }
     }
 
     fn apply_tombstone(&mut self, at_ms: u64, id: &[u8]) -> Fit {

@@ -2,7 +2,7 @@
 //!
 //! Every command treats what is due by itself, so this is about memory, events and lateness, never about
 //! right answers. A schedule knows when each key should be looked at; a timer takes those whose time has
-//! come, a bounded number of holds at a time, on primaries only and never while the server keeps quiet.
+//! come, for a bounded time and a bounded number of holds, on primaries only and never while the server keeps quiet.
 
 use crate::config::{SWEEP_HOLDS_PER_TICK, SWEEP_INTERVAL_MS, SWEEP_KEYS_PER_TICK};
 use crate::data_type::SaleKey;
@@ -13,9 +13,14 @@ use redis_module::raw;
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
 
 /// After a tick that left due holds behind, the next one comes this soon, in ms.
 const HURRIED_TICK_MS: i64 = 1;
+/// A tick stops when it has taken so long: nobody's command should wait a millisecond for it.
+const TICK_TIME: Duration = Duration::from_micros(500);
+/// Holds that are ended between two looks at the time, about a tenth of a millisecond's work.
+const PART_HOLDS: usize = 256;
 /// In a cluster: a key that is not this node's to write is looked at again after this.
 const NOT_OURS_MS: u64 = 1_000;
 
@@ -108,15 +113,17 @@ unsafe extern "C" fn on_timer(raw: *mut raw::RedisModuleCtx, _data: *mut c_void)
 fn tick(ctx: Ctx<'_>, state: &mut State) -> i64 {
     let now_ms = state.now();
     search::step(ctx, state, now_ms);
+    let started = Instant::now();
     let mut left = SWEEP_HOLDS_PER_TICK.get() as usize;
     for _ in 0..SWEEP_KEYS_PER_TICK.get() {
         let Some((db, key)) = state.schedule.take_due(now_ms) else {
             return if state.search.is_running() { HURRIED_TICK_MS } else { SWEEP_INTERVAL_MS.get() };
         };
-        let ended = sweep(ctx, state, db, &key, left);
+        // A key of which more is due comes back at once.
+        let ended = sweep(ctx, state, db, &key, left.min(PART_HOLDS));
         state.schedule.ended += ended as u64;
         left -= ended;
-        if left == 0 {
+        if left == 0 || started.elapsed() >= TICK_TIME {
             break;
         }
     }

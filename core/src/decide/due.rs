@@ -17,9 +17,10 @@ const FOR_UNITS: usize = 512;
 /// Most holds of a limited buyer that one command ends; the others are left out of its sums.
 const OF_ONE_BUYER: usize = 64;
 
-/// Ids of due holds, copied out of the sale.
+/// Due holds, with their ids copied out of the sale. Good until the sale changes.
 #[derive(Clone, Debug, Default)]
 pub struct DueIds {
+    slots: Vec<u32>,
     bytes: Vec<u8>,
     ends: Vec<usize>,
 }
@@ -30,8 +31,13 @@ impl DueIds {
         for slot in slots {
             due.bytes.extend_from_slice(sale.holds.id(slot));
             due.ends.push(due.bytes.len());
+            due.slots.push(slot);
         }
         due
+    }
+
+    pub(crate) fn slots(&self) -> &[u32] {
+        &self.slots
     }
 
     /// How many.

@@ -138,7 +138,7 @@ impl Sale {
     pub fn expire(&mut self, due: &DueIds, now_ms: u64, log: &mut EffectLog, facts: &mut Facts) {
         if let Some(effect) = due.effect() {
             log.push(&effect);
-            self.apply(now_ms, &effect, facts);
+            self.apply_expiry(now_ms, due.slots(), facts);
         }
     }
 
