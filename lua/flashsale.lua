@@ -2136,13 +2136,15 @@ local function confirm_late(sale, hold, given)
   local items = part_of(hold.items, given.ITEMS)
   if not items then
     return mismatch('items')
-  elseif given.ITEMS and same_items(hold.items, given.ITEMS) then
-    -- All of it in another order is not a part of it.
-    items = hold.items
   end
+  -- Refusals name the first SKU in the order given now.
   local _, refusal = sale:take({ buyer = hold.buyer, items = items })
   if refusal then
     return refusal
+  end
+  if given.ITEMS and same_items(hold.items, given.ITEMS) then
+    -- All of it in another order is not a part of it.
+    items = hold.items
   end
   sale:apply_revive(hold, items)
   hold.meta = given.META or hold.meta

@@ -61,14 +61,15 @@ impl Sale {
         let Some(mut items) = self.part_of(&content.items, &confirm.items) else {
             return Decision::nothing(Outcome::Mismatch(Field::Items));
         };
-        if self.same_items(&content.items, &confirm.items) {
-            // All of it in another order is not a part of it.
-            items = content.items.clone();
-        }
+        // Refusals name the first SKU in the order given now.
         let named: Items<'_> = items.iter().map(|&(sku, qty)| Item { sku: &self.skus.get(sku).name, qty }).collect();
         let request = Request { buyer: content.buyer, items: &named, up_to: false, replaced: None };
         if let Err(refusal) = self.take(&request, situation) {
             return Decision::nothing(owned(refusal));
+        }
+        if self.same_items(&content.items, &confirm.items) {
+            // All of it in another order is not a part of it.
+            items = content.items.clone();
         }
         Decision {
             outcome: Outcome::Confirmed { id: Cow::Borrowed(confirm.id), order_no: self.next_order_no(1) },
