@@ -43,6 +43,7 @@ mod load;
 mod lua_library;
 mod memory_usage;
 mod notifications;
+mod older_data;
 mod order_stream;
 mod oversell;
 mod paused_servers;
