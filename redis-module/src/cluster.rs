@@ -1,6 +1,7 @@
 //! The server's cluster and replication API, in safe clothes. Like [`crate::server`]: main thread, callbacks only.
 
 use crate::server::{Ctx, ServerString, api};
+use flashsale_core::acks::Replication;
 use redis_module::raw;
 use std::ffi::{c_char, c_int};
 
@@ -12,14 +13,6 @@ pub(crate) type NodeId = [u8; ID_BYTES];
 
 /// Kind of our messages; the server adds the module's name to it.
 const MESSAGES: u8 = 1;
-
-/// What replicas have.
-pub(crate) struct Replication {
-    /// Bytes that this primary has sent in all.
-    pub offset: u64,
-    /// How many of them each connected replica has acknowledged.
-    pub acknowledged: Vec<u64>,
-}
 
 /// A callback for messages of other nodes.
 pub(crate) type Receiver = unsafe extern "C" fn(*mut raw::RedisModuleCtx, *const c_char, u8, *const u8, u32);

@@ -1,6 +1,7 @@
 //! Hot-key sharding inside Redis: the shards of a sale find each other over the cluster bus and send units to where
 //! buyers want them (the contract's section 6). [`flashsale_core::balance`] is the policy, [`flashsale_core::gossip`]
-//! the messages; here is what happens when.
+//! the messages, [`flashsale_core::acks`] when a grant is safe; here is what happens when, and in [`letters`] what a
+//! message brings about.
 //!
 //! Every node looks at the shards it has, `flashsale.bus-interval-ms` apart, and tells the other primaries what has
 //! changed (`News`); once a second it tells all of it, so that silence means absence. A shard that runs low asks one
@@ -32,26 +33,23 @@
 //!   those of any timer. A third timer does nothing but wait for acknowledgements: `REPLCONF GETACK` has to be sent
 //!   alone, for within a MULTI replicas answer it too early.
 
-mod acks;
 mod knowledge;
+mod letters;
 mod links;
 mod post;
 mod shard;
 
 use crate::config::{BUS_INTERVAL_MS, GRANT_REPLICAS};
 use crate::data_type::SaleKey;
-use crate::execute::Call;
 use crate::server::{Access, Ctx, OwnedString, must_keep_quiet};
 use crate::state::{self, State};
 use crate::{cluster, totals};
-use acks::{Acks, Pending};
-use flashsale_core::balance;
-use flashsale_core::command::{Accept, Command, Grant};
+use flashsale_core::acks::{Acks, Pending};
 use flashsale_core::gossip::{Letter, Word};
-use flashsale_core::{Outcome, Sale, bounds, sharding};
-use knowledge::{Book, Heard};
+use flashsale_core::{Sale, balance, sharding};
+use knowledge::Book;
 use links::Links;
-use post::{Parcel, Post, To};
+use post::{Post, To};
 use redis_module::raw;
 use shard::OwnShard;
 use std::collections::{BTreeMap, BTreeSet};
@@ -189,7 +187,7 @@ impl Bus {
 
     /// Grants that wait for replicas.
     pub fn pending(&self) -> usize {
-        self.acks.pending.len()
+        self.acks.waiting()
     }
 
     /// This node has become a primary or a replica: it knows nothing any more but its keys.
@@ -236,7 +234,7 @@ impl Bus {
     }
 
     fn watch_acks(&mut self, ctx: Ctx<'_>, ms: i64) {
-        if !self.acks.pending.is_empty() && !std::mem::replace(&mut self.watching_acks, true) {
+        if self.acks.waiting() > 0 && !std::mem::replace(&mut self.watching_acks, true) {
             ctx.start_timer(ms, on_acks);
         }
     }
@@ -269,7 +267,7 @@ impl Bus {
             self.beat_ms = now_ms;
             // Lets the acknowledgements know that there are replicas, also while nothing is granted.
             if let Some(replication) = cluster::replication(ctx) {
-                self.acks.safe_offset(&replication, 0, now_ms);
+                self.acks.see(&replication, now_ms);
             }
         }
         let keys: Vec<Vec<u8>> = self.shards.keys().cloned().collect();
@@ -331,8 +329,9 @@ impl Bus {
         }
         let Some(shard) = self.shards.get_mut(key) else { return false };
         let new = shard.look(sale, now_ms);
-        let pending = |(sku, receiver, total)| Pending { key: key.to_vec(), sku, receiver, total, offset: None };
-        self.acks.pending.extend(new.into_iter().map(pending));
+        for (sku, receiver, total) in new {
+            self.acks.wait_for(key, &sku, receiver, total);
+        }
         self.watch_acks(ctx, 0);
         cluster::owns(ctx, name.borrowed())
     }
@@ -398,12 +397,14 @@ impl Bus {
             let moved = (sku.counters.granted, sku.counters.accepted);
             let all = beat && !book.nothing_in_transit(name, index, count, moved, now_ms);
             for (&receiver, granted) in &mut sku.grants {
+                // A shard that was never heard of lives in another cluster: who moved units there brings them.
+                let Some(place) = book.place(receiver) else { continue };
                 let unanswered = granted.safe > granted.settled && granted.told_ms + TELL_AGAIN_MS <= now_ms;
                 if granted.safe > 0 && (all || unanswered) {
                     granted.told_ms = now_ms;
                     let word = Word::Total { donor: index, receiver, sku: name, total: granted.safe };
                     let letter = Letter { sale: &shard.sale, shards: count, word };
-                    self.post.write(To::of(book.place(receiver)), &letter, now_ms);
+                    self.post.write(To::Node(place), &letter, now_ms);
                 }
             }
         }
@@ -434,145 +435,6 @@ impl Bus {
         }
     }
 
-    /// Acts on what has arrived.
-    fn read_post(&mut self, ctx: Ctx<'_>, state: &mut State, now_ms: u64) {
-        for parcel in self.post.arrived(now_ms) {
-            let Ok((sent_ms, letters)) = flashsale_core::gossip::read(&parcel.content) else {
-                self.post.counts.dropped += 1;
-                continue;
-            };
-            for letter in letters {
-                self.act(ctx, state, &parcel, sent_ms, &letter, now_ms);
-            }
-        }
-    }
-
-    fn act(
-        &mut self,
-        ctx: Ctx<'_>,
-        state: &mut State,
-        parcel: &Parcel,
-        sent_ms: u64,
-        letter: &Letter<'_>,
-        now_ms: u64,
-    ) {
-        let id = (letter.sale.to_vec(), letter.shards);
-        let Some(book) = self.books.get_mut(&id) else { return };
-        match letter.word {
-            Word::News { shard, sku, counters, need } => {
-                book.hear(shard, sku, Heard { counters, need, at_ms: now_ms, sent_ms, sender: parcel.sender });
-            }
-            Word::Inquiry { shard: asking } => {
-                for own in self.shards.values_mut().filter(|own| own.sale == id.0 && own.count == id.1) {
-                    for sku in own.skus.values_mut() {
-                        sku.told = None;
-                        sku.grants.entry(asking).and_modify(|granted| granted.settled = 0);
-                    }
-                }
-            }
-            Word::Ask { donor, sku, asker, qty, after } => {
-                let key = sharding::shard_key(letter.sale, donor, letter.shards);
-                if self.shards.contains_key(&key) && self.look(ctx, state, &key, now_ms) {
-                    self.give(ctx, state, &key, parcel, (sku, asker, qty, after), now_ms);
-                }
-            }
-            Word::Total { donor, receiver, sku, total } => {
-                let key = sharding::shard_key(letter.sale, receiver, letter.shards);
-                if self.shards.contains_key(&key) && self.look(ctx, state, &key, now_ms) {
-                    let accept = Accept { sku, from: donor, total };
-                    let outcome = carry_out(ctx, state, &key, &Command::Accept(accept));
-                    if let Some(Outcome::Accepted { taken, .. }) = outcome {
-                        self.post.counts.accepted += taken;
-                        self.has_accepted(ctx, state, &key, (donor, sku, total, taken), parcel, now_ms);
-                    }
-                }
-            }
-            Word::Nothing { donor, receiver, sku } => {
-                let key = sharding::shard_key(letter.sale, receiver, letter.shards);
-                if let Some(own) = self.shards.get_mut(&key).and_then(|shard| shard.skus.get_mut(sku))
-                    && own.refused_by(donor)
-                {
-                    self.ask(&key, now_ms);
-                }
-            }
-            Word::Accepted { donor, receiver, sku, total } => {
-                let key = sharding::shard_key(letter.sale, donor, letter.shards);
-                let own = self.shards.get_mut(&key).and_then(|shard| shard.skus.get_mut(sku));
-                if let Some(granted) = own.and_then(|own| own.grants.get_mut(&receiver)) {
-                    granted.settled = granted.settled.max(total);
-                }
-            }
-        }
-    }
-
-    fn has_accepted(
-        &mut self,
-        ctx: Ctx<'_>,
-        state: &mut State,
-        key: &[u8],
-        (donor, sku, total, taken): (u32, &[u8], u64, u64),
-        parcel: &Parcel,
-        now_ms: u64,
-    ) {
-        if taken > 0 {
-            self.look(ctx, state, key, now_ms);
-        }
-        let Some(shard) = self.shards.get_mut(key) else { return };
-        let own = shard.sku(sku);
-        if taken > 0 {
-            own.arrived();
-        }
-        let word = Word::Accepted { donor, receiver: shard.index, sku, total };
-        self.post.write(To::Node(parcel.sender), &Letter { sale: &shard.sale, shards: shard.count, word }, now_ms);
-        if taken > 0 {
-            // At the pace of a rush these units may be gone before anybody looks again.
-            self.ask(key, now_ms);
-        }
-    }
-
-    /// Another shard asks one of ours for units.
-    fn give(
-        &mut self,
-        ctx: Ctx<'_>,
-        state: &mut State,
-        key: &[u8],
-        parcel: &Parcel,
-        (sku, asker, qty, after): (&[u8], balance::Shelf, u64, u64),
-        now_ms: u64,
-    ) {
-        let Some(shard) = self.shards.get_mut(key) else { return };
-        let (index, own) = (shard.index, shard.sku(sku));
-        let granted = own.grants.get(&asker.shard).copied().unwrap_or_default();
-        if granted.noted > after {
-            // Units are on their way already. They are told once they are safe; here again, if they are.
-            if granted.safe > after {
-                let word = Word::Total { donor: index, receiver: asker.shard, sku, total: granted.safe };
-                let letter = Letter { sale: &shard.sale, shards: shard.count, word };
-                self.post.write(To::Node(parcel.sender), &letter, now_ms);
-            }
-            return;
-        }
-        let units = balance::give(&own.shelf(index, now_ms), &asker, qty).min(bounds::MAX_QUANTITY.into());
-        let grant = Grant { sku, qty: units as u32, to: asker.shard, after: Some(after) };
-        let outcome = if units > 0 { carry_out(ctx, state, key, &Command::Grant(grant)) } else { None };
-        match outcome {
-            Some(Outcome::Granted { total, .. }) if total > after => {
-                self.post.counts.granted += total - after;
-                self.look(ctx, state, key, now_ms);
-            }
-            _ => {
-                let Some(shard) = self.shards.get_mut(key) else { return };
-                let (counters, need) = shard.sku(sku).tell(now_ms);
-                let sale = Letter { sale: &shard.sale, shards: shard.count, word: Word::Inquiry { shard: index } };
-                let news = Word::News { shard: index, sku, counters, need };
-                let nothing = Word::Nothing { donor: index, receiver: asker.shard, sku };
-                for word in [news, nothing] {
-                    self.post.write(To::Node(parcel.sender), &Letter { word, ..sale }, now_ms);
-                }
-            }
-        }
-    }
-
     /// Tells receivers of grants that the replicas have by now.
     fn look_at_acks(&mut self, ctx: Ctx<'_>, state: &mut State) {
         let now_ms = state.now();
@@ -581,19 +443,14 @@ impl Bus {
         let Some(replication) = cluster::replication(ctx).filter(|_| may_act) else {
             return self.watch_acks(ctx, PATIENT_AFTER_MS as i64);
         };
-        let safe_offset = self.acks.safe_offset(&replication, demanded, now_ms);
-        for safe in self.acks.settle(&replication, safe_offset) {
+        for safe in self.acks.settle(&replication, demanded, now_ms) {
             self.tell_safe(&safe, now_ms);
         }
         self.send(ctx, now_ms);
-        if self.acks.pending.is_empty() {
-            self.acks.waiting_since_ms = None;
-            return;
-        }
+        let Some(since_ms) = self.acks.waiting_since_ms(now_ms) else { return };
         if self.acks.should_ask(&replication, now_ms) {
             cluster::ask_for_acknowledgements(ctx);
         }
-        let since_ms = *self.acks.waiting_since_ms.get_or_insert(now_ms);
         self.watch_acks(ctx, if since_ms + PATIENT_AFTER_MS <= now_ms { 10 } else { 1 });
     }
 
@@ -609,12 +466,4 @@ impl Bus {
             self.post.write(To::of(book.place(receiver)), &letter, now_ms);
         }
     }
-}
-
-/// Carries a command out on a shard of this node, with nobody to answer.
-fn carry_out<'c>(ctx: Ctx<'c>, state: &mut State, key: &[u8], command: &Command<'c>) -> Option<Outcome<'c>> {
-    let name = OwnedString::new(key);
-    // SAFETY: the name outlives the call, in which alone it is used.
-    let key_name = unsafe { crate::server::ServerString::from_raw(name.borrowed().raw()) };
-    Call { ctx, key_name, words: &[], state, stream: None }.carry_out(command).ok()
 }
