@@ -107,6 +107,66 @@ fn a_cluster_is_looked_at_node_by_node(server: Server) {
 }
 
 #[test]
+fn a_deployment_that_moves_no_stock_is_told() {
+    let servers = [0, 1].map(|_| RedisServer::builder(Server::Redis70).module().start());
+    let urls = servers.each_ref().map(RedisServer::url);
+    flashsale(&["sale", "create", "1", "--shards", "2", "--stock", "tee=5", "--redis", &urls.join(",")]).ok();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let examined = |redis: &str, mode: &str| {
+        let config = folder.path().join("edge.toml");
+        let text = format!("[redis]\n{redis}\n[balancer]\nmode = {mode:?}\n");
+        std::fs::write(&config, text).expect("the folder can be written");
+        let config = config.to_str().expect("a path in UTF-8");
+        findings(&flashsale(&["doctor", "--watch", "0", "--json", "--config", config]))
+    };
+    let of = |findings: &[(String, String, String)]| -> Vec<String> {
+        let balancer = findings.iter().filter(|(check, _, _)| check == "balancer");
+        balancer.map(|(_, level, found)| format!("{level}: {found}")).collect()
+    };
+    let servers_apart = format!("urls = {urls:?}");
+    let found = of(&examined(&servers_apart, "off"));
+    assert!(found.len() == 1 && found[0].starts_with("warn: [balancer] mode is off"), "{found:?}");
+    assert_eq!(of(&examined(&servers_apart, "auto")), [""; 0]);
+    // A cluster moves stock by itself; two of them do not between each other.
+    let clusters = [0, 1].map(|_| Cluster::with_module(Server::Redis70).primaries(1).replicas_each(0).start());
+    let nodes = clusters.each_ref().map(|cluster| cluster.nodes().next().expect("a node").url());
+    flashsale(&["sale", "create", "1", "--shards", "2", "--stock", "tee=5", "--redis", &nodes[0]]).ok();
+    assert_eq!(of(&examined(&format!("url = {:?}", nodes[0]), "off")), [""; 0]);
+    let groups = format!("groups = [{{ url = {:?} }}, {{ url = {:?} }}]", nodes[0], nodes[1]);
+    let all = examined(&groups, "off");
+    let misplaced = all.iter().find(|(check, _, _)| check == "leftovers").expect("shard 1 is in the wrong cluster");
+    assert!(misplaced.2.contains("lies in group 1, and is looked for in group 2"), "{misplaced:?}");
+    assert_eq!(of(&all).len(), 1, "{all:#?}");
+}
+
+#[test]
+fn orders_that_nobody_fetches_are_told() {
+    let redis = RedisServer::builder(Server::Redis70).module().start();
+    let url = redis.url();
+    flashsale(&["sale", "create", "1", "--stock", "tee=5", "--redis", &url]).ok();
+    let examine = || flashsale(&["doctor", "--watch", "0", "--json", "--redis", &url]);
+    let relay = |ran: &Ran| -> Vec<String> {
+        let all = findings(ran).into_iter().filter(|(check, _, _)| check == "relay");
+        all.map(|(_, level, found)| format!("{level}: {found}")).collect()
+    };
+    assert_eq!(relay(&examine()), [""; 0], "nothing is sold yet");
+    let mut client = redis.client();
+    client.ok(&["FLASH.ORDER", "sale:1", "o1", "ann", "ITEMS", "tee", "1"]);
+    let found = relay(&examine());
+    assert!(found[0].starts_with("warn: 1 orders wait where no consumer group has ever read"), "{found:?}");
+    let stream = "{sale:1}:orders";
+    client.ok(&["XGROUP", "CREATE", stream, "flashsale", "0"]);
+    let found = relay(&examine());
+    assert!(
+        found[0].contains("1 orders wait for the group `flashsale`") && found[0].contains("no reader"),
+        "{found:?}"
+    );
+    // Somebody has just read it, and has not finished.
+    client.ok(&["XREADGROUP", "GROUP", "flashsale", "relay-1", "STREAMS", stream, ">"]);
+    assert_eq!(relay(&examine()), [""; 0]);
+}
+
+#[test]
 fn the_sale_that_has_most_of_a_servers_commands_is_named() {
     let redis = RedisServer::builder(Server::Redis70).module().start();
     let url = redis.url();

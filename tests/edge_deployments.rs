@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flashsale_tests::http::{Answer, Http};
-use flashsale_tests::process::Process;
 use flashsale_tests::sale::{assert_audit_is_clean, confirmed_orders, stock};
 use flashsale_tests::shop::Shop;
-use flashsale_tests::{Client, Cluster, Proxy, RedisServer, Server, free_port, wait_until};
+use flashsale_tests::{Client, Cluster, Proxy, RedisServer, Sentinel, Server, free_port, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -148,45 +147,14 @@ fn move_slot(from: &RedisServer, to: &RedisServer, key: &str, pause: impl Fn()) 
     source.ok(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
 }
 
-/// One Sentinel that is sure of itself.
-struct Sentinel {
-    port: u16,
-    _process: Process,
-    _dir: tempfile::TempDir,
-}
-
-impl Sentinel {
-    fn watch(primary: &RedisServer) -> Sentinel {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let port = free_port();
-        let config = format!(
-            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor shop 127.0.0.1 {} 1\n\
-             sentinel down-after-milliseconds shop 500\nsentinel failover-timeout shop 4000\n",
-            dir.path().display(),
-            primary.port()
-        );
-        let file = dir.path().join("sentinel.conf");
-        std::fs::write(&file, config).expect("the folder can be written");
-        let mut command = Command::new("redis-server");
-        command.arg(&file).arg("--sentinel");
-        let process = Process::start("a Sentinel", command, &dir.path().join("log")).expect("redis-server");
-        let sentinel = Sentinel { port, _process: process, _dir: dir };
-        wait_until("the Sentinel knows the replica", PATIENCE, || {
-            let client = Client::connect(port);
-            client.is_ok_and(|mut client| client.call(&["SENTINEL", "REPLICAS", "shop"]).to_string().contains("slave"))
-        });
-        sentinel
-    }
-}
-
 #[test]
 fn the_primary_that_the_sentinels_name_is_followed() {
     let mut primary = RedisServer::builder(Server::Redis70).module().start();
     let replica = RedisServer::builder(Server::Redis70).module().replica_of(&primary).start();
     primary.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "1000"]);
-    let sentinel = Sentinel::watch(&primary);
+    let sentinel = Sentinel::watch(&primary, "shop");
     // One of the two is always away.
-    let urls = ["redis://127.0.0.1:1".to_owned(), format!("redis://127.0.0.1:{}", sentinel.port)];
+    let urls = ["redis://127.0.0.1:1".to_owned(), sentinel.url()];
     let proxy = Proxy::builder()
         .redis_urls(&urls)
         .set("redis.mode", "\"sentinel\"")
@@ -207,7 +175,7 @@ fn the_primary_that_the_sentinels_name_is_followed() {
     wait_until("the old primary follows the new one", PATIENCE, || {
         primary.info("role").as_deref() == Some("slave") && primary.info("master_link_status").as_deref() == Some("up")
     });
-    let mut operator = Client::connect(sentinel.port).expect("the Sentinel");
+    let mut operator = Client::connect(sentinel.port()).expect("the Sentinel");
     wait_until("the Sentinel fails over", PATIENCE, || {
         operator.call(&["SENTINEL", "FAILOVER", "shop"]).to_string() == "OK"
     });

@@ -13,6 +13,7 @@ on_every_server!(
     units_are_withdrawn_wherever_they_are,
     closing_collects_what_is_left,
     a_creation_that_broke_off_is_finished_by_the_same_words,
+    what_is_left_of_an_earlier_sale_is_refused,
     units_in_transit_are_neither_made_nor_lost,
     a_cluster_takes_four_shards_for_each_primary,
     the_library_is_operated_by_the_same_commands,
@@ -208,6 +209,64 @@ fn a_creation_that_broke_off_is_finished_by_the_same_words(server: Server) {
     assert!(two.run(&["sale", "audit", "1"]).failed().contains("repeat the `sale create`"));
     flashsale(&create).ok();
     assert_eq!(sum(&two.show("1"), "tee", "available"), 60);
+}
+
+fn what_is_left_of_an_earlier_sale_is_refused(server: Server) {
+    let two = Two::start(server);
+    let create = ["sale", "create", "1", "--shards", "4", "--stock", "tee=40"];
+    two.run(&create).ok();
+    let shards: Vec<(String, Client)> = (0..4).map(|index| two.shard("1", index, 4)).collect();
+    let delete = |index: usize| {
+        let (key, mut client) = two.shard("1", index, 4);
+        client.ok(&["DEL", &key, &format!("{key}:orders")]);
+    };
+
+    // A shard that has sold, without its siblings: from an earlier sale, or buyers were faster than the creation.
+    let (key, mut client) = two.shard("1", 1, 4);
+    let buyer = buyer_of(&mut client, 1, 4);
+    client.ok(&["FLASH.ORDER", &key, "o1", &buyer, "ITEMS", "tee", "3"]);
+    delete(0);
+    delete(2);
+    let error = two.run(&create).failed();
+    assert!(error.contains(&format!("{key} (shard 1) has sold or holds units")), "{error}");
+    assert!(error.contains("2 of 4 shards of `1` are missing") && error.contains("--mend"), "{error}");
+    two.run(&[create.as_slice(), &["--mend"]].concat()).ok();
+    let show = two.show("1");
+    assert_eq!((sum(&show, "tee", "stocked"), sum(&show, "tee", "sold")), (40, 3));
+
+    // Units went from shard 1 to shard 2, which is gone then: a new one would take them once more.
+    client.ok(&["FLASH.GRANT", &key, "tee", "2", "TO", "2"]);
+    two.run(&["balance", "--once"]).ok();
+    delete(2);
+    for mend in [[].as_slice(), &["--mend"]] {
+        let error = two.run(&[create.as_slice(), mend].concat()).failed();
+        assert!(error.contains(&key) && error.contains("has sent units to shard 2"), "{error}");
+        assert!(error.contains("delete all shards of `1`"), "{error}");
+    }
+
+    // Shards of any other number are found too, also where the first of them is gone.
+    delete(0);
+    let other = ["sale", "create", "1", "--shards", "6", "--stock", "tee=60"];
+    let error = two.run(&other).failed();
+    assert!(error.contains("2 shards are left from another sale called `1`"), "{error}");
+    for (key, _) in [&shards[1], &shards[3]] {
+        assert!(error.contains(&**key), "{error}");
+    }
+    assert!(error.contains("(shard 3 of 4)") && error.contains("DEL") && error.contains(":orders"), "{error}");
+    let error = two.run(&["sale", "create", "1", "--stock", "tee=60"]).failed();
+    assert!(error.contains("2 shards are left"), "{error}");
+    assert_eq!(two.run(&["sale", "list", "--json"]).json()[0]["missing"].as_u64(), Some(2));
+    delete(1);
+    delete(3);
+    two.run(&other).ok();
+
+    // A whole sale of another number that has no first shard stands in the way, and the doctor names both.
+    let (stray, mut client) = two.shard("1", 3, 4);
+    client.ok(&["FLASH.CREATE", &stray, "SHARD", "3", "4", "ITEMS", "tee", "1"]);
+    let doctor = two.run(&["doctor", "--watch", "0", "--json"]).out;
+    assert!(doctor.contains("several sales have this name") && doctor.contains(&format!("{stray} of 4")), "{doctor}");
+    let error = two.run(&other).failed();
+    assert!(error.contains(&stray), "{error}");
 }
 
 fn units_in_transit_are_neither_made_nor_lost(server: Server) {

@@ -273,6 +273,40 @@ fn a_grant_is_told_only_when_replicas_have_it() {
     sale.assert_whole(&cluster);
 }
 
+#[test]
+fn a_primary_that_loses_its_last_replica_sends_no_unit_for_fifteen_seconds() {
+    let mut cluster = Cluster::with_module(Server::Redis70).start();
+    let sale = ShardedSale::create(&cluster, "sale", &[0, 50]);
+    let mut node = cluster.nodes().next().expect("a node").client();
+    let buyer = sale.buyers_in(&mut node, 0, 1)[0].0.clone();
+    let mut client = ClusterClient::new(&cluster);
+    let donor_port = client.owner(&sale.keys[1]);
+    let donor = cluster.ports().iter().position(|&port| port == donor_port).expect("a node");
+    let sent = |cluster: &mut Cluster| -> u64 {
+        let sent = cluster.node(donor_port).info("flashsale_bus_messages_sent").expect("a field of INFO");
+        sent.parse().expect("a number")
+    };
+    // Whatever a sale at rest tells, it tells once a second; then the donor looks for its replicas, too.
+    std::thread::sleep(Duration::from_millis(1_500));
+    let before = sent(&mut cluster);
+    wait_until("the donor has seen its replica", PATIENCE, || sent(&mut cluster) > before + 4);
+
+    cluster.replicas()[donor].kill_9();
+    let alone = Instant::now();
+    let reserve = format!("FLASH.RESERVE {} h1 {buyer} BLOCK 1000 ITEMS shirt 1", sale.keys[0]);
+    let mut granted = false;
+    // It has seen the replica a second or less before that died: some seconds are left for a busy machine.
+    while alone.elapsed() < Duration::from_secs(10) {
+        assert_eq!(client.line(&reserve).status(), "EMPTY", "after {:?}", alone.elapsed());
+        let sums = sale.sums(&mut client);
+        assert_eq!(sums.accepted, 0, "after {:?}: {sums:?}", alone.elapsed());
+        granted |= sums.granted > 0;
+    }
+    assert!(granted, "the units left, and nobody was told");
+    wait_until("it counts on itself alone", PATIENCE, || client.line(&reserve).status() == "RESERVED");
+    sale.assert_whole(&cluster);
+}
+
 /// Kills the primary of a shard, waits for its replica to take over, and brings the dead one back as a replica.
 fn fail_over(cluster: &mut Cluster, key: &str) {
     let mut client = ClusterClient::new(cluster);

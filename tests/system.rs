@@ -56,6 +56,7 @@ mod relay_setup;
 mod replication;
 mod sale_cli;
 mod server_info_and_config;
+mod several_clusters;
 mod sharded_clients;
 mod sharding;
 mod smuggling;

@@ -42,6 +42,16 @@ impl ProxyBuilder {
         self.set("redis.urls", &format!("[{}]", urls.join(", ")))
     }
 
+    /// Several clusters, groups of Sentinels or servers: `[[redis.groups]]`, each of these addresses.
+    pub fn redis_groups(self, groups: &[Vec<String>]) -> Self {
+        let group = |urls: &Vec<String>| {
+            let urls: Vec<_> = urls.iter().map(|url| quoted(url)).collect();
+            format!("{{ urls = [{}] }}", urls.join(", "))
+        };
+        let groups: Vec<_> = groups.iter().map(group).collect();
+        self.set("redis.groups", &format!("[{}]", groups.join(", ")))
+    }
+
     /// The shop behind the proxy, as `127.0.0.1:PORT`.
     pub fn upstream(self, address: &str) -> Self {
         self.set("shop.upstreams", &format!("[{}]", quoted(address)))

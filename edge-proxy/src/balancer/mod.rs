@@ -1,5 +1,6 @@
-//! Moves stock to the shards where buyers are, where the servers cannot do it among themselves: standalone servers,
-//! and servers with the library instead of the module.
+//! Moves stock to the shards where buyers are, where the servers cannot do it among themselves: between standalone
+//! servers or several clusters, and among servers with the library instead of the module. What moves within one cluster
+//! is left to its bus.
 //!
 //! [`demand`] measures what buyers want from two looks at a shard, [`plan`] decides what moves by the rules that the
 //! module's own bus follows ([`flashsale_core::balance`]), and [`crate::operate::transfer`] moves it. A balancer keeps
@@ -29,7 +30,6 @@ use crate::metrics;
 use crate::operate::sale::pairs;
 use crate::operate::transfer::{self, Moved, Safety};
 use crate::operate::{Deployment, Patience, Sale, ShardInfo, list};
-use crate::store::nodes::Dialect;
 use crate::store::redis::unix_ms;
 
 /// After a search for sales nobody searches for so many times as long as it took.
@@ -100,10 +100,7 @@ impl Balancer {
             Mode::On => true,
             Mode::Off => false,
             // The modules of a cluster tell each other their stock over the cluster bus.
-            Mode::Auto => {
-                let is_cluster = deployment.topology().await.is_ok_and(|topology| topology.is_cluster());
-                !is_cluster || deployment.dialect() == Dialect::Functions
-            }
+            Mode::Auto => !deployment.topology().await.is_ok_and(|topology| topology.is_one_with_a_bus()),
         }
     }
 
@@ -115,16 +112,17 @@ impl Balancer {
 
     /// Looks for sales now and then, and at each of them often.
     async fn watch(&self, deployment: Arc<Deployment>) {
-        let mut sales: HashMap<String, Watched> = HashMap::new();
+        let mut sales: HashMap<(String, u32), Watched> = HashMap::new();
         let mut discover_at = Instant::now();
         loop {
             let now = Instant::now();
             if now >= discover_at {
                 match self.find(&deployment).await {
                     Ok(found) => {
-                        sales.retain(|name, _| found.iter().any(|sale| sale.name == *name));
+                        let id = |sale: &Sale| (sale.name.clone(), sale.shards());
+                        sales.retain(|known, _| found.iter().any(|sale| id(sale) == *known));
                         for sale in found {
-                            sales.entry(sale.name.clone()).or_insert_with(|| Watched::new(sale));
+                            sales.entry(id(&sale)).or_insert_with(|| Watched::new(sale));
                         }
                     }
                     Err(error) => {
@@ -161,7 +159,7 @@ impl Balancer {
 
     async fn look(&self, deployment: &Deployment, watched: &mut Watched) {
         let longest = self.patience().once * 4;
-        let done = timeout(longest, watched.look(deployment, self.safety)).await;
+        let done = timeout(longest, watched.look(deployment, self.config.mode, self.safety)).await;
         let now = Instant::now();
         match done {
             Ok(work) => {
@@ -188,7 +186,7 @@ impl Balancer {
         for sale in self.find(&deployment).await? {
             let mut watched = Watched::new(sale);
             for _ in 0..=LOOKS_IN_TRANSIT {
-                let work = watched.look(&deployment, self.safety).await;
+                let work = watched.look(&deployment, self.config.mode, self.safety).await;
                 all.moved += work.moved;
                 all.waiting = work.waiting;
             }
@@ -220,11 +218,14 @@ impl Watched {
         Self { sale, demand: Demand::default(), in_transit: HashMap::new(), next_at: now, busy_at: now }
     }
 
-    async fn look(&mut self, deployment: &Deployment, safety: Safety) -> Work {
+    async fn look(&mut self, deployment: &Deployment, mode: Mode, safety: Safety) -> Work {
         let infos = self.read(deployment).await;
         let mut work = Work { is_busy: self.demand.see(&infos, unix_ms()), ..Work::default() };
-        let planned = steps(&infos, &mut self.demand, unix_ms());
-        let finishing = self.left_in_transit(&infos);
+        let topology = deployment.topology().await.ok();
+        let has_bus = |from, to| topology.as_ref().is_some_and(|topology| topology.have_a_bus(from, to));
+        let is_ours = |from, to| mode == Mode::On || !has_bus(from, to);
+        let planned = steps(&infos, &mut self.demand, is_ours, unix_ms());
+        let finishing = self.left_in_transit(&infos, is_ours);
         let sale = &self.sale;
         let moves = planned.into_iter().chain(finishing).map(|step| async move {
             let result = match step.qty {
@@ -259,14 +260,15 @@ impl Watched {
         (0..).zip(join_all(reads).await).map(told).collect()
     }
 
-    /// Transfers that nobody seems to be finishing.
-    fn left_in_transit(&mut self, infos: &[Option<ShardInfo>]) -> Vec<Step> {
+    /// Transfers that nobody seems to be finishing, of those from one shard to another that are `is_ours`.
+    fn left_in_transit(&mut self, infos: &[Option<ShardInfo>], is_ours: impl Fn(u32, u32) -> bool) -> Vec<Step> {
         let mut seen = HashMap::new();
         let mut left = Vec::new();
         for sku in crate::operate::sale::skus_of(infos) {
             for pair in pairs(infos, &sku) {
                 let there = |shard: u32| infos.get(shard as usize).is_some_and(Option::is_some);
-                if pair.granted <= pair.accepted || !there(pair.from) || !there(pair.to) {
+                let is_over = pair.granted <= pair.accepted || !there(pair.from) || !there(pair.to);
+                if is_over || !is_ours(pair.from, pair.to) {
                     continue;
                 }
                 let key = (sku.clone(), pair.from, pair.to);

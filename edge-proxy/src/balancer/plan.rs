@@ -15,8 +15,14 @@ pub struct Step {
     pub qty: u64,
 }
 
-/// The transfers that the policy asks for, at most one to each shard and SKU. Shards that are `None` are left out.
-pub fn steps(infos: &[Option<ShardInfo>], demand: &mut Demand, now_ms: u64) -> Vec<Step> {
+/// The transfers that the policy asks for, at most one to each shard and SKU, from one shard to another of which
+/// `is_ours` says that they may be made. Shards that are `None` are left out.
+pub fn steps(
+    infos: &[Option<ShardInfo>],
+    demand: &mut Demand,
+    is_ours: impl Fn(u32, u32) -> bool,
+    now_ms: u64,
+) -> Vec<Step> {
     let mut steps = Vec::new();
     for sku in skus_of(infos) {
         let mut shelves: Vec<Shelf> = (0..)
@@ -29,8 +35,9 @@ pub fn steps(infos: &[Option<ShardInfo>], demand: &mut Demand, now_ms: u64) -> V
             .collect();
         let known = pairs(infos, &sku);
         for own in 0..shelves.len() {
-            let peers: Vec<Peer> = shelves.iter().map(|&shelf| Peer { shelf, age_ms: 0 }).collect();
             let to = shelves[own].shard;
+            let donors = shelves.iter().filter(|shelf| is_ours(shelf.shard, to));
+            let peers: Vec<Peer> = donors.map(|&shelf| Peer { shelf, age_ms: 0 }).collect();
             let Some(asked) = ask(&shelves[own], &peers, demand.attempts(&sku, to)) else { continue };
             let Some(donor) = shelves.iter().position(|shelf| shelf.shard == asked.donor) else { continue };
             let qty = give(&shelves[donor], &shelves[own], asked.qty);
@@ -70,10 +77,14 @@ mod tests {
     }
 
     fn planned(before: &[SkuInfo], now: &[SkuInfo]) -> Vec<(u32, u32, u64)> {
+        planned_where(before, now, |_, _| true)
+    }
+
+    fn planned_where(before: &[SkuInfo], now: &[SkuInfo], is_ours: impl Fn(u32, u32) -> bool) -> Vec<(u32, u32, u64)> {
         let mut demand = Demand::default();
         demand.see(&shards(before), 1_000_000);
         demand.see(&shards(now), 1_000_100);
-        let steps = steps(&shards(now), &mut demand, 1_000_100);
+        let steps = steps(&shards(now), &mut demand, is_ours, 1_000_100);
         steps.iter().map(|step| (step.pair.from, step.pair.to, step.qty)).collect()
     }
 
@@ -95,6 +106,17 @@ mod tests {
         let before = [idle(0), idle(5)];
         let now = [SkuInfo { missed: 3, missed_last: 3, ..SkuInfo::default() }, idle(5)];
         assert_eq!(planned(&before, &now), [(1, 0, 5)]);
+    }
+
+    #[test]
+    fn what_the_bus_can_move_is_left_to_it() {
+        let before = [idle(0), idle(9), idle(500), idle(4)];
+        let now = [SkuInfo { missed: 3, missed_last: 3, ..SkuInfo::default() }, idle(9), idle(500), idle(4)];
+        // Shards 0 and 2 are in one cluster: the richest gives by itself.
+        let across = |from: u32, to: u32| from % 2 != to % 2;
+        assert_eq!(planned(&before, &now)[0].0, 2);
+        assert_eq!(planned_where(&before, &now, across)[0].0, 1);
+        assert_eq!(planned_where(&before, &now, |_, _| false), []);
     }
 
     #[test]

@@ -10,9 +10,9 @@ use crate::balancer::config::{BalancerConfig, Mode};
 
 /// Move units of sharded sales to the shards where buyers are.
 ///
-/// `flashsale serve` does the same by itself; this is for clients that send raw commands to standalone servers. Any
-/// number may run at once, with proxies that balance too, and be killed at any time: no unit is made or lost. The
-/// modules of a Redis Cluster move stock among themselves and need none.
+/// `flashsale serve` does the same by itself; this is for clients that send raw commands to standalone servers, or to
+/// several clusters. Any number may run at once, with proxies that balance too, and be killed at any time: no unit is
+/// made or lost. The modules of one Redis Cluster move stock among themselves and need none.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only these sales; default: all

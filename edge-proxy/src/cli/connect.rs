@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::config::{Config, DurabilityConfig, RedisConfig};
+use crate::config::{Config, DurabilityConfig, RedisConfig, RedisGroup};
 use crate::operate::transfer::Safety;
 use crate::operate::{Deployment, Patience};
 
@@ -19,8 +19,9 @@ pub struct Connect {
     /// The config file: its [redis] and [durability] count. Default: edge.toml, if it is here
     #[arg(long, global = true, env = "FLASHSALE_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Servers instead of a config: redis://host:port, several with commas between. Any node of a cluster will do
-    #[arg(long, global = true, env = "FLASHSALE_REDIS", value_name = "URL", value_delimiter = ',')]
+    /// Servers instead of a config: redis://host:port, several with commas between. Any node of a cluster will do. Given
+    /// again (or after a semicolon): another cluster or server, over all of which the shards are spread in this order
+    #[arg(long, global = true, env = "FLASHSALE_REDIS", value_name = "URLS", value_delimiter = ';')]
     redis: Vec<String>,
     /// With --redis: user of the servers' access control list
     #[arg(long, global = true, value_name = "USER", default_value = "")]
@@ -74,18 +75,34 @@ impl Connect {
         };
         let mut redis = match &config {
             Some(config) => config.redis.clone(),
-            None => RedisConfig {
-                urls: self.redis.clone(),
-                username: self.redis_user.clone(),
-                password_file: self.redis_password_file.clone(),
-                password_env: self.redis_password_env.clone(),
-                ..RedisConfig::default()
-            },
+            None => self.named()?,
         };
         let mut durability = config.as_ref().map(|config| config.durability.clone()).unwrap_or_default();
         redis.key_prefix = self.prefix.clone().unwrap_or(redis.key_prefix);
         durability.replicas = self.replicas.unwrap_or(durability.replicas);
         Ok(Target { redis, durability, config, timeout: Duration::from_secs(self.timeout) })
+    }
+}
+
+impl Connect {
+    /// The servers that --redis names.
+    fn named(&self) -> anyhow::Result<RedisConfig> {
+        let mut config = RedisConfig {
+            username: self.redis_user.clone(),
+            password_file: self.redis_password_file.clone(),
+            password_env: self.redis_password_env.clone(),
+            ..RedisConfig::default()
+        };
+        let addresses = |group: &str| group.split(',').map(|url| url.trim().to_owned()).collect::<Vec<_>>();
+        match self.redis.as_slice() {
+            [all] => config.urls = addresses(all),
+            groups => {
+                let group = |group: &String| RedisGroup { urls: addresses(group), ..RedisGroup::default() };
+                config.groups = groups.iter().map(group).collect();
+            }
+        }
+        config.check().context("--redis")?;
+        Ok(config)
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::connect::{Connect, Target, runtime};
 use super::units::{self, shown_duration, shown_time, table};
 use crate::operate::create::{self, Plan, Shards, Stock, When};
+use crate::operate::leftovers::Mending;
 use crate::operate::switch::{self, Switch};
 use crate::operate::{Book, Deployment, Sale, audit, list, stock};
 
@@ -68,7 +69,8 @@ enum Action {
 /// Make a sale and spread its stock over its shards.
 ///
 /// If this breaks off, run the same again: shards that are there with the same settings stay as they are, missing ones
-/// are made, and no unit is stocked twice. Times from now (+10m) are those of the first run.
+/// are made, and no unit is stocked twice. Times from now (+10m) are those of the first run. Shards that may be left
+/// from an earlier sale of the same name are refused, with what to do about them.
 #[derive(clap::Args)]
 struct Create {
     /// Name of the sale, as buyers have it in the URL: /flash/NAME
@@ -103,6 +105,9 @@ struct Create {
     /// What the order stream holds
     #[arg(long)]
     events: Option<Events>,
+    /// Make shards that are missing although others have sold already: an earlier run broke off, and buyers came
+    #[arg(long)]
+    mend: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -188,6 +193,7 @@ impl Desk {
             }),
             opens: create.opens,
             closes: create.closes,
+            mending: if create.mend { Mending::InUse } else { Mending::Untouched },
         };
         let created = create::create(&self.deployment, self.target.prefix(), &plan, now_ms()).await?;
         let book = Book::read(&self.deployment, &created.sale).await?;

@@ -28,12 +28,14 @@ pub mod change;
 mod listen;
 mod nearest;
 mod redis;
+mod redis_groups;
 pub mod secret;
 mod shop;
 
 pub use self::cache::{CacheConfig, CacheRule};
 pub use self::listen::{AccessLogConfig, ListenConfig, TlsConfig, millis};
 pub use self::redis::{DurabilityConfig, RedisBackend, RedisConfig, RedisMode, SaleEntry, client_at};
+pub use self::redis_groups::RedisGroup;
 pub use self::shop::{Balance, ShopConfig};
 
 /// The documented default config.
@@ -91,7 +93,7 @@ impl Config {
         self.listen.validate()?;
         self.shop.validate()?;
         self.cache.validate()?;
-        self.redis.validate()?;
+        self.redis.check()?;
         self.durability.validate()?;
         self.sales.iter().try_for_each(SaleEntry::validate)?;
         self.sale.validate()?;

@@ -10,6 +10,7 @@ use redis::{ProtocolVersion, RedisConnectionInfo};
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 
+use super::redis_groups::RedisGroup;
 use super::secret;
 
 /// What kind of deployment the addresses lead to.
@@ -50,6 +51,9 @@ pub struct RedisConfig {
     pub url: String,
     /// Several addresses, in place of `url`: servers, Sentinels, or nodes of a cluster.
     pub urls: Vec<String>,
+    /// Several clusters, groups of Sentinels or servers, over which the shards of a sale are spread; in place of `url`
+    /// and `urls`.
+    pub groups: Vec<RedisGroup>,
     /// User of the server's access control list; empty for the default user.
     pub username: String,
     pub password_file: Option<PathBuf>,
@@ -88,6 +92,7 @@ impl Default for RedisConfig {
             backend: RedisBackend::Auto,
             url: "redis://127.0.0.1:6379".to_owned(),
             urls: Vec::new(),
+            groups: Vec::new(),
             username: String::new(),
             password_file: None,
             password_env: None,
@@ -110,7 +115,7 @@ impl Default for RedisConfig {
 }
 
 impl RedisConfig {
-    /// The addresses: `urls`, or the one `url`.
+    /// The addresses: `urls`, or the one `url`. Those of groups are in [`RedisConfig::by_group`].
     pub fn addresses(&self) -> &[String] {
         if self.urls.is_empty() { std::slice::from_ref(&self.url) } else { &self.urls }
     }
@@ -175,7 +180,11 @@ impl RedisConfig {
         Duration::from_millis(self.connect_timeout_ms)
     }
 
-    pub(super) fn validate(&self) -> anyhow::Result<()> {
+    /// Whether it makes sense.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn check(&self) -> anyhow::Result<()> {
         if self.timeout_ms == 0 || self.connect_timeout_ms == 0 {
             bail!("[redis] timeout_ms and connect_timeout_ms must be at least 1");
         }
@@ -188,6 +197,7 @@ impl RedisConfig {
             bail!("[redis] url and urls are both set: leave one out");
         }
         ensure!(!self.sentinel_master.is_empty(), "[redis] sentinel_master needs a name");
+        self.validate_groups()?;
         self.clients()?;
         self.sentinel_clients().map(drop)
     }
@@ -332,7 +342,7 @@ mod tests {
     fn several_addresses_keep_their_order() {
         let urls = ["redis://a:1", "redis://b:2"].map(str::to_owned).to_vec();
         let config = RedisConfig { urls, ..RedisConfig::default() };
-        config.validate().unwrap();
+        config.check().unwrap();
         let addresses: Vec<_> =
             config.clients().unwrap().iter().map(|client| client.get_connection_info().addr().to_string()).collect();
         assert_eq!(addresses, ["a:1", "b:2"]);

@@ -23,6 +23,7 @@ pub use self::token::Tokens;
 use self::crowd::Crowd;
 use self::funnel::Funnel;
 use crate::operate::create::{self, Plan as SalePlan, Shards, Stock, When};
+use crate::operate::leftovers::Mending;
 use crate::operate::switch::{self, Switch};
 use crate::operate::{Book, Deployment, Sale, audit};
 use crate::store::redis::unix_ms;
@@ -128,6 +129,7 @@ pub async fn run(plan: &Plan, deployment: &Deployment, prefix: &str, tokens: Tok
         events: Some("NONE".to_owned()),
         opens: Some(When::At(opens_at)),
         closes: None,
+        mending: Mending::Untouched,
     };
     let sale = create::create(deployment, prefix, &sale_plan, unix_ms()).await?.sale;
     let outcome = rush(plan, deployment, &sale, tokens, opens_at).await;

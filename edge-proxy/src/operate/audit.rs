@@ -10,8 +10,8 @@ use tokio::time::sleep;
 
 use super::deployment::Deployment;
 use super::sale::{Sale, SkuSum, pairs, skus_of, sum};
-use super::shard::ShardInfo;
 use crate::store::answer::{fields, number, text};
+use crate::store::info::ShardInfo;
 
 /// How often the shards are read while units move, before the sums are taken as they are.
 const LOOKS: u32 = 40;
@@ -142,7 +142,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::operate::shard::SkuInfo;
+    use crate::store::info::SkuInfo;
 
     fn shard(tee: SkuInfo) -> Option<ShardInfo> {
         Some(ShardInfo { skus: BTreeMap::from([(Bytes::from("tee"), tee)]), ..ShardInfo::default() })

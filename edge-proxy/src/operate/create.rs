@@ -1,7 +1,8 @@
 //! Makes a sale over all its shards, each with its part of the stock.
 //!
 //! One shard is made and stocked in one step (MULTI). A crash between two shards is mended by the same call again:
-//! shards that are there must have the settings asked for, and stock is added under an id that counts once.
+//! shards that are there must have the settings asked for, and stock is added under an id that counts once. What may be
+//! left from an earlier sale of the name is refused ([`leftovers`]).
 
 use anyhow::{Context, bail, ensure};
 use flashsale_core::bounds::{MAX_NAME_BYTES, MAX_QUANTITY, MAX_SHARDS};
@@ -9,9 +10,10 @@ use futures_util::future::try_join_all;
 use redis::{Cmd, Value};
 
 use super::deployment::{Deployment, checked, words};
+use super::leftovers::{self, Mending};
 use super::sale::Sale;
-use super::shard::ShardInfo;
 use super::stock::{Allocation, part, stocked};
+use crate::store::info::ShardInfo;
 
 /// Shards for each server that takes writes, with `--shards auto`: the sale can then spread evenly over up to four
 /// times as many servers, should the cluster grow, and the busiest of them stays close to the mean.
@@ -56,6 +58,8 @@ pub struct Plan {
     pub events: Option<String>,
     pub opens: Option<When>,
     pub closes: Option<When>,
+    /// What to make of a sale that is there in part.
+    pub mending: Mending,
 }
 
 /// What was done.
@@ -74,6 +78,7 @@ pub struct Created {
 pub async fn create(deployment: &Deployment, prefix: &str, plan: &Plan, now_ms: u64) -> anyhow::Result<Created> {
     plan.check()?;
     let sale = choose(deployment, prefix, plan).await?;
+    leftovers::refuse(deployment, &sale, format!("{prefix}{}", plan.name).as_bytes(), plan.mending).await?;
     let there = sale.infos(deployment).await?;
     let settings = Settings::of(plan, there.iter().flatten().next(), now_ms);
     for (shard, info) in (0..).zip(&there) {
@@ -112,10 +117,12 @@ async fn choose(deployment: &Deployment, prefix: &str, plan: &Plan) -> anyhow::R
             if error.downcast_ref::<super::Trouble>().is_some() {
                 return Err(error);
             }
-            let servers = deployment.topology().await?.nodes.len() as u32;
+            let topology = deployment.whole_topology().await?;
+            let (servers, groups) = (topology.nodes.len() as u32, topology.parts.len() as u32);
             let number = match shards {
                 Shards::Number(number) => number,
-                Shards::Auto if servers > 1 => servers * SHARDS_PER_SERVER,
+                // As many in each group.
+                Shards::Auto if servers > 1 => (servers * SHARDS_PER_SERVER).next_multiple_of(groups.max(1)),
                 Shards::Auto => 1,
             };
             Ok(Sale::of(prefix, &plan.name, number))
@@ -271,6 +278,7 @@ mod tests {
             events: None,
             opens: Some(When::After(1_000)),
             closes: None,
+            mending: Mending::Untouched,
         }
     }
 

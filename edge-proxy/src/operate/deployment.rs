@@ -72,7 +72,8 @@ impl Deployment {
         let mut deployment = Self { fleet, dialect: Dialect::Module, patience };
         let longest = patience.in_all.max(patience.once * 2);
         let found = timeout(longest, deployment.fleet.topology()).await;
-        let addresses = config.addresses().join(", ");
+        let addresses: Vec<String> = config.by_group().iter().map(|group| group.addresses().join(", ")).collect();
+        let addresses = addresses.join("; ");
         match found {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => anyhow::bail!("no server answers at {addresses}: {error}"),
@@ -121,6 +122,16 @@ impl Deployment {
     /// None can be asked.
     pub async fn topology(&self) -> Result<Arc<Topology>, Trouble> {
         self.fleet.topology().await.map_err(|error| trouble_of("the deployment", error))
+    }
+
+    /// The servers, of which every group is known.
+    ///
+    /// # Errors
+    /// None can be asked, or those of some group.
+    pub async fn whole_topology(&self) -> Result<Arc<Topology>, Trouble> {
+        let topology = self.topology().await?;
+        let away = topology.away().next().map(str::to_owned);
+        away.map_or(Ok(topology), |why| Err(Trouble::Away { server: "the deployment".to_owned(), why }))
     }
 
     /// Whether module or library answer.

@@ -1,14 +1,14 @@
 //! Finds all sales of a deployment.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use redis::Value;
 use serde::Serialize;
 
 use super::deployment::{Deployment, Trouble};
 use super::sale::{Book, Sale};
-use super::shard::ShardInfo;
 use crate::store::answer::{number, text};
+use crate::store::info::ShardInfo;
 use crate::store::layout::sale_of_key;
 use crate::store::nodes::{Dialect, Node};
 use crate::store::redis::glob_escape;
@@ -51,24 +51,55 @@ pub async fn list(deployment: &Deployment, prefix: &str) -> anyhow::Result<Vec<L
 /// All sales whose keys begin with `prefix`, by name. Each server is scanned: on one with many other keys that takes a
 /// while, and harms nobody.
 ///
+/// Shards of a name that say that they are of different numbers of shards are different sales.
+///
 /// # Errors
 /// A server does not answer.
 pub async fn names(deployment: &Deployment, prefix: &str) -> anyhow::Result<Vec<Sale>> {
-    let topology = deployment.topology().await?;
-    let mut sales: BTreeMap<String, u32> = BTreeMap::new();
+    Ok(sales_of(&found(deployment, prefix).await?, prefix))
+}
+
+/// The sales that the keys belong to, by name.
+pub fn sales_of(found: &[FoundKey], prefix: &str) -> Vec<Sale> {
+    let sales: BTreeSet<(String, u32)> = found.iter().map(|key| (key.sale_name(prefix), key.info.shards)).collect();
+    sales.into_iter().map(|(name, shards)| Sale::of(prefix, &name, shards)).collect()
+}
+
+/// A key that holds a sale or a shard of one.
+pub struct FoundKey {
+    pub key: Vec<u8>,
+    pub info: ShardInfo,
+    /// The part of the deployment where it was found, which is not always where it is looked for.
+    pub part: usize,
+}
+
+impl FoundKey {
+    /// The sale's name, without the prefix.
+    pub fn sale_name(&self, prefix: &str) -> String {
+        let sale = if self.info.shards > 1 { sale_of_key(&self.key) } else { &self.key };
+        let name = String::from_utf8_lossy(sale);
+        name.strip_prefix(prefix).unwrap_or(&name).to_owned()
+    }
+}
+
+/// All keys that hold sales and begin with `prefix`.
+///
+/// # Errors
+/// A server does not answer.
+pub async fn found(deployment: &Deployment, prefix: &str) -> anyhow::Result<Vec<FoundKey>> {
+    let mut found = Vec::new();
+    let topology = deployment.whole_topology().await?;
     for node in &topology.nodes {
+        let Some(part) = topology.part_with(node) else { continue };
         for key in scan(deployment, node, prefix).await? {
             let info = deployment.flash("INFO", &key);
             // The library's sales are hashes like any others; and a key may have gone meanwhile.
             let Ok(reply) = deployment.ask_node(node, &info).await else { continue };
             let Ok(info) = ShardInfo::read(reply) else { continue };
-            let sale = if info.shards > 1 { sale_of_key(&key) } else { &key };
-            let name = String::from_utf8_lossy(sale);
-            let name = name.strip_prefix(prefix).unwrap_or(&name).to_owned();
-            sales.insert(name, info.shards);
+            found.push(FoundKey { key, info, part });
         }
     }
-    Ok(sales.into_iter().map(|(name, shards)| Sale::of(prefix, &name, shards)).collect())
+    Ok(found)
 }
 
 impl Line {

@@ -1,7 +1,8 @@
 //! What an operator does with sales: make, look at, restock, stop, check. The `flashsale` command line calls these.
 //!
 //! [`deployment`] is every server that has a part of a sale, and how to ask it something. [`sale`] finds the shards of a
-//! sale and adds them up from what [`shard`] reads. Then one file per deed: [`create`], [`stock`], [`switch`],
+//! sale and adds up what [`ShardInfo`] tells of each. Then one file per deed: [`create`] (and what it
+//! must not find: [`leftovers`]), [`stock`], [`switch`],
 //! [`audit`], [`holds`], [`list`], [`doctor`]. [`transfer`] moves units between shards; [`crate::balancer`] does the
 //! same without being told.
 //!
@@ -13,13 +14,13 @@ pub mod create;
 pub mod deployment;
 pub mod doctor;
 pub mod holds;
+pub mod leftovers;
 pub mod list;
 pub mod sale;
-pub mod shard;
 pub mod stock;
 pub mod switch;
 pub mod transfer;
 
+pub use crate::store::info::{ShardInfo, SkuInfo};
 pub use deployment::{Deployment, Patience, Trouble};
 pub use sale::{Book, Sale};
-pub use shard::{ShardInfo, SkuInfo};

@@ -14,7 +14,7 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use super::deployment::{Deployment, Trouble};
-use super::shard::{ShardInfo, by_name};
+use crate::store::info::{ShardInfo, by_name};
 use crate::store::layout::Layout;
 use crate::store::nodes::Place;
 
@@ -324,7 +324,7 @@ pub fn sum(shards: &[Option<ShardInfo>], sku: &[u8]) -> SkuSum {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operate::shard::SkuInfo;
+    use crate::store::info::SkuInfo;
 
     #[test]
     fn shard_0_of_any_number_of_shards_is_among_few_keys() {

@@ -12,9 +12,9 @@ use redis::{Cmd, Value};
 
 use super::deployment::{Deployment, Trouble, checked};
 use super::sale::{Pair, Sale, pairs};
-use super::shard::ShardInfo;
 use crate::config::DurabilityConfig;
 use crate::store::answer::number;
+use crate::store::info::ShardInfo;
 
 /// How many replicas must have a grant before the receiver is told, and how long that may take.
 #[derive(Debug, Clone, Copy)]

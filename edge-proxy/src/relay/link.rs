@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::entry::{Entry, EntryId};
 use crate::store::StoreError;
 use crate::store::fleet::Fleet;
-use crate::store::nodes::{Node, Place, Topology};
+use crate::store::nodes::{Node, Topology};
 
 /// How long an ordinary command may take.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
@@ -52,12 +52,12 @@ impl Links {
     /// the two: a sale may have been removed while its orders wait.
     pub async fn of_key(&self, key: &[u8], orders: &[u8]) -> RedisResult<Arc<SharedLink>> {
         let topology = self.topology().await?;
-        if topology.is_cluster() || topology.nodes.len() == 1 {
-            let node = topology.node_of(Place { key, shard: 0 });
-            return node.map(|node| self.of_node(node)).ok_or_else(|| unexpected("no server has the slot of the key"));
+        let holders = topology.holders_of(key);
+        if let ([_], [node]) = (topology.parts.as_slice(), holders.as_slice()) {
+            return Ok(self.of_node(node));
         }
-        let mut trouble = unexpected("no server has the key");
-        for node in &topology.nodes {
+        let mut trouble = unexpected("no server that answers has the key");
+        for node in holders {
             let link = self.of_node(node);
             match link.has_one(&[key, orders]).await {
                 Ok(true) => return Ok(link),

@@ -199,7 +199,7 @@ impl Ear {
         connection: &mut MultiplexedConnection,
     ) -> anyhow::Result<()> {
         let topology = self.fleet.topology().await?;
-        if !topology.is_cluster() {
+        if !topology.is_in_cluster(node) {
             return Ok(());
         }
         let mut wanted: HashMap<Vec<u8>, Bytes> = HashMap::new();

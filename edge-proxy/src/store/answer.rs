@@ -72,7 +72,7 @@ pub struct HoldView {
     pub meta: Option<String>,
 }
 
-/// A sale as `FLASH.INFO` shows it.
+/// A sale as the proxy needs it: what [`ShardInfo`](super::info::ShardInfo) tells, of several shards together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SaleView {
     /// `pending`, `open`, `paused` or `closed`.
@@ -203,64 +203,6 @@ fn is_not_found(reply: &Value) -> bool {
         Value::Map(fields) => fields.is_empty(),
         other => text(other).as_deref() == Some("NOTFOUND"),
     }
-}
-
-/// Reads the reply of `FLASH.INFO`.
-///
-/// # Errors
-/// As [`answer`].
-pub fn sale(reply: Value) -> Result<SaleView, StoreError> {
-    let mut sale = SaleView::default();
-    for (name, value) in fields(checked(reply)?)? {
-        let count = || number(&value).unwrap_or(0);
-        match name.as_str() {
-            "state" => sale.state = text(&value).unwrap_or_default().to_ascii_lowercase(),
-            "limit" => sale.limit = count(),
-            "hold_ms" => sale.hold_ms = count(),
-            "maxhold_ms" => sale.maxhold_ms = count(),
-            "opens_at" => sale.opens_at_ms = count(),
-            "closes_at" => sale.closes_at_ms = count(),
-            "shard" => sale.shard = count(),
-            "shards" => sale.shards = count(),
-            "holds" => sale.holds = count(),
-            "orders" => sale.orders = count(),
-            "buyers" => sale.buyers = count(),
-            "next_deadline" => sale.next_deadline_ms = count(),
-            "expiry_lag_ms" => sale.expiry_lag_ms = count(),
-            "commands" => sale.commands = count(),
-            "skus" => sale.skus = skus(value)?,
-            _ => {}
-        }
-    }
-    if sale.state.is_empty() {
-        return Err(StoreError::Nonsense("FLASH.INFO without a state".to_owned()));
-    }
-    Ok(sale)
-}
-
-fn skus(value: Value) -> Result<Vec<(Bytes, SkuView)>, StoreError> {
-    pairs(value)?
-        .into_iter()
-        .map(|(sku, counters)| {
-            let mut view = SkuView::default();
-            for (name, value) in fields(counters)? {
-                let count = number(&value).unwrap_or(0);
-                match name.as_str() {
-                    "stocked" => view.stocked = count,
-                    "available" => view.available = count,
-                    "held" => view.held = count,
-                    "sold" => view.sold = count,
-                    "granted" => view.granted = count,
-                    "accepted" => view.accepted = count,
-                    "limit" => view.limit = count,
-                    "version" => view.version = count,
-                    _ => {}
-                }
-            }
-            let sku = bytes_of(&sku).ok_or_else(|| nonsense("a SKU", &sku))?;
-            Ok((sku, view))
-        })
-        .collect()
 }
 
 /// Items as a map, a flat array, or an array of pairs.

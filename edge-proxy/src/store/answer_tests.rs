@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::info::ShardInfo;
 
 fn bulk(text: &str) -> Value {
     Value::BulkString(text.as_bytes().to_vec())
@@ -60,7 +61,7 @@ fn nonsense_is_called_so() {
         Value::Array(vec![Value::Array(vec![])]),
     ] {
         assert!(matches!(answer(reply.clone()), Err(StoreError::Nonsense(_))), "{reply:?}");
-        assert!(sale(reply.clone()).is_err(), "{reply:?}");
+        assert!(ShardInfo::read(reply.clone()).is_err(), "{reply:?}");
     }
 }
 
@@ -81,26 +82,6 @@ fn map(pairs: Vec<(&str, Value)>) -> Value {
 
 fn flat(pairs: Vec<(&str, Value)>) -> Value {
     Value::Array(pairs.into_iter().flat_map(|(name, value)| [bulk(name), value]).collect())
-}
-
-#[test]
-fn a_sale_is_read_from_maps_and_flat_arrays() {
-    let counters = || vec![("stocked", Value::Int(10)), ("available", Value::Int(3)), ("held", Value::Int(7))];
-    let top = |skus| {
-        vec![
-            ("state", Value::SimpleString("open".to_owned())),
-            ("hold_ms", Value::Int(300)),
-            ("opens_at", Value::Int(-1)),
-            ("news", Value::Array(vec![])),
-            ("skus", skus),
-        ]
-    };
-    let resp3 = sale(map(top(map(vec![("S", map(counters()))])))).unwrap();
-    let resp2 = sale(flat(top(flat(vec![("S", flat(counters()))])))).unwrap();
-    assert_eq!(resp3, resp2);
-    assert_eq!((resp3.state.as_str(), resp3.hold_ms, resp3.opens_at_ms), ("open", 300, 0));
-    let (sku, view) = &resp3.skus[0];
-    assert_eq!((&sku[..], view.stocked, view.available, view.held), (&b"S"[..], 10, 3, 7));
 }
 
 #[test]

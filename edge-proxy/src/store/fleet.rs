@@ -6,8 +6,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
@@ -34,6 +34,8 @@ pub struct Fleet {
     durability: DurabilityConfig,
     topology: ArcSwapOption<Topology>,
     looking: tokio::sync::Mutex<()>,
+    /// What was last logged as wrong with the deployment; empty: nothing.
+    trouble_told: Mutex<String>,
     born: Instant,
     /// Milliseconds after `born` before which nobody looks at the deployment again.
     next_look_ms: AtomicU64,
@@ -81,6 +83,7 @@ impl Fleet {
             durability: durability.clone(),
             topology: ArcSwapOption::empty(),
             looking: tokio::sync::Mutex::new(()),
+            trouble_told: Mutex::default(),
             born: Instant::now(),
             next_look_ms: AtomicU64::new(0),
         }))
@@ -139,12 +142,25 @@ impl Fleet {
             Ok(topology) => {
                 let topology = Arc::new(topology);
                 tell_change(before.as_deref(), &topology);
+                self.tell_trouble(&topology.away().collect::<Vec<_>>().join("; "));
                 self.topology.store(Some(Arc::clone(&topology)));
                 Ok(topology)
             }
             Err(error) => {
-                log::debug!("the Redis deployment cannot be looked at: {error:#}");
-                Err(StoreError::Down(format!("{error:#}")))
+                let why = format!("{error:#}");
+                self.tell_trouble(&why);
+                Err(StoreError::Down(why))
+            }
+        }
+    }
+
+    /// Logs what is wrong, once for as long as it stays the same.
+    fn tell_trouble(&self, why: &str) {
+        let mut told = self.trouble_told.lock().unwrap_or_else(PoisonError::into_inner);
+        if *told != why {
+            why.clone_into(&mut told);
+            if !why.is_empty() {
+                log::warn!("Redis cannot be reached as configured: {why}");
             }
         }
     }
@@ -223,7 +239,8 @@ impl Fleet {
                 by_node.entry(node.number).or_insert_with(|| (Arc::clone(node), Vec::new())).1.push(index);
             }
         }
-        let mut results: Vec<Result<Value, StoreError>> = calls.iter().map(|_| Err(nobody())).collect();
+        let mut results: Vec<Result<Value, StoreError>> =
+            calls.iter().map(|(place, _)| Err(nobody(&topology, *place))).collect();
         let writes = by_node.into_values().map(|(node, indexes)| async move {
             let commands: Vec<Cmd> = indexes.iter().map(|index| calls[*index].1.clone()).collect();
             let replies = self.send_to(&node, &commands, false).await;
@@ -286,11 +303,12 @@ impl Fleet {
     }
 
     async fn node_of(self: &Arc<Self>, place: Place<'_>) -> Result<Arc<Node>, StoreError> {
-        match self.topology().await?.node_of(place) {
+        let topology = self.topology().await?;
+        match topology.node_of(place) {
             Some(node) => Ok(Arc::clone(node)),
             None => {
                 self.look_again();
-                Err(nobody())
+                Err(nobody(&topology, place))
             }
         }
     }
@@ -302,7 +320,7 @@ impl Fleet {
             .map_err(|error| StoreError::Down(error.to_string()))?;
         let node = self.discovery.nodes.node(client);
         if !to.asking {
-            self.topology.rcu(|before| before.as_ref().map(|before| before.with_moved(to.slot, &node)));
+            self.topology.rcu(|before| before.as_ref().map(|before| before.with_moved(from, to.slot, &node)));
             self.look_again();
         }
         Ok(node)
@@ -349,8 +367,8 @@ impl Fleet {
     }
 }
 
-fn nobody() -> StoreError {
-    StoreError::Down("no server has the slot of the key".to_owned())
+fn nobody(topology: &Topology, place: Place<'_>) -> StoreError {
+    StoreError::Down(topology.why_nobody(place.shard))
 }
 
 fn too_many_hops() -> StoreError {
@@ -365,7 +383,6 @@ fn tell_change(before: Option<&Topology>, now: &Topology) {
     };
     let names_now = names(now);
     if before.is_none_or(|before| names(before) != names_now) {
-        let kind = if now.is_cluster() { "a cluster of" } else { "standalone" };
-        log::info!("Redis: {kind} {}", names_now.join(", "));
+        log::info!("Redis: {} {}", now.kind(), names_now.join(", "));
     }
 }

@@ -14,6 +14,7 @@ use redis::Value;
 use super::StoreError;
 use super::answer;
 use super::fleet::Fleet;
+use super::info::ShardInfo;
 use super::nodes::Place;
 use crate::config::SaleEntry;
 
@@ -184,8 +185,8 @@ impl Layouts {
         let dialect = self.fleet.topology().await?.dialect;
         let info = dialect.command("INFO", key);
         let reply = self.fleet.send(Place { key, shard: 0 }, &[info]).await?.pop().unwrap_or(Value::Nil);
-        match answer::sale(reply) {
-            Ok(sale) => Ok(sale.shards == u64::from(shards)),
+        match ShardInfo::read(reply) {
+            Ok(info) => Ok(info.shards == shards),
             Err(StoreError::NoSale) => Ok(false),
             Err(error) => Err(error),
         }

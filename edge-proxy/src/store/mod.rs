@@ -1,7 +1,7 @@
 //! The port to the stock: what the edge asks of Redis, and what it can hear.
 //!
-//! [`SaleStore`] is the trait; [`redis`] speaks to Redis. [`command`] writes commands, [`answer`] reads replies,
-//! both pure. [`layout`] knows the keys of a sale, [`fleet`] the server of a key, which [`discovery`] finds
+//! [`SaleStore`] is the trait; [`redis`] speaks to Redis. [`command`] writes commands, [`answer`] and [`info`] read
+//! replies, all pure. [`layout`] knows the keys of a sale, [`fleet`] the server of a key, which [`discovery`] finds
 //! ([`backend`] what it speaks) and
 //! [`nodes`] describes. [`link`] is one connection, [`breaker`] knows when not to use it, [`merge`] puts reservations
 //! together, [`commit`] groups writes that must reach replicas.
@@ -13,6 +13,7 @@ pub mod command;
 mod commit;
 mod discovery;
 pub mod fleet;
+pub mod info;
 pub mod layout;
 mod link;
 mod merge;

@@ -70,12 +70,14 @@ pub struct Place<'a> {
     pub shard: u32,
 }
 
-/// How the nodes share the keys.
-pub enum Split {
-    /// Shard i is on node i modulo n.
-    ByShard,
-    /// By cluster slot: the index of the node of each, or [`NOBODY`].
-    BySlot(Box<[u16]>),
+/// Servers that belong together, each by its index among the nodes of the topology.
+pub enum Part {
+    /// One server.
+    Server(u16),
+    /// A Redis Cluster: the node of each slot, or [`NOBODY`].
+    Cluster(Box<[u16]>),
+    /// Nobody knows yet what it is, and why.
+    Away(String),
 }
 
 /// The node of a slot that nobody serves.
@@ -84,25 +86,68 @@ pub const NOBODY: u16 = u16::MAX;
 /// The deployment as it was found at some time.
 pub struct Topology {
     pub nodes: Vec<Arc<Node>>,
-    pub split: Split,
+    /// Shard i lives in part i modulo their number: so says the order of the config alone, whoever asks. (By modulo,
+    /// because neighbouring shards lie in neighbouring slots: each cluster gets shards from all over its slots.)
+    pub parts: Vec<Part>,
     pub dialect: Dialect,
     pub found_at: Instant,
     /// After this time it is looked at again, without being asked; `None`: it does not change by itself.
     pub lasts: Option<Duration>,
 }
 
-impl Topology {
-    /// The node that has the key; `None` in a cluster where nobody serves the slot.
-    pub fn node_of(&self, place: Place<'_>) -> Option<&Arc<Node>> {
-        match &self.split {
-            Split::ByShard => self.nodes.get(place.shard as usize % self.nodes.len().max(1)),
-            Split::BySlot(slots) => self.nodes.get(usize::from(slots[key_slot(place.key) as usize])),
+impl Part {
+    /// The index of the node that has the key, or would have it.
+    fn node_of(&self, key: &[u8]) -> Option<u16> {
+        match self {
+            Self::Server(index) => Some(*index),
+            Self::Cluster(slots) => Some(slots[key_slot(key) as usize]),
+            Self::Away(_) => None,
         }
     }
 
-    /// The same with one slot at another node: what a `MOVED` tells. Outside a cluster it tells nothing.
-    pub fn with_moved(self: &Arc<Self>, slot: u16, node: &Arc<Node>) -> Arc<Self> {
-        let Split::BySlot(slots) = &self.split else {
+    fn has(&self, node: u16) -> bool {
+        match self {
+            Self::Server(index) => *index == node,
+            Self::Cluster(slots) => slots.contains(&node),
+            Self::Away(_) => false,
+        }
+    }
+
+    fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+}
+
+impl Topology {
+    /// The node that has the key; `None` if nobody serves its slot, or its part is away.
+    pub fn node_of(&self, place: Place<'_>) -> Option<&Arc<Node>> {
+        self.nodes.get(usize::from(self.part_of(place.shard)?.node_of(place.key)?))
+    }
+
+    /// The nodes that may have a key of which nobody knows which shard it is: one in each part.
+    pub fn holders_of(&self, key: &[u8]) -> Vec<&Arc<Node>> {
+        self.parts.iter().filter_map(|part| self.nodes.get(usize::from(part.node_of(key)?))).collect()
+    }
+
+    fn part_index(&self, shard: u32) -> usize {
+        shard as usize % self.parts.len().max(1)
+    }
+
+    fn part_of(&self, shard: u32) -> Option<&Part> {
+        self.parts.get(self.part_index(shard))
+    }
+
+    /// The index of the part that the node belongs to.
+    pub fn part_with(&self, node: &Node) -> Option<usize> {
+        let index = self.nodes.iter().position(|other| other.number == node.number)? as u16;
+        self.parts.iter().position(|part| part.has(index))
+    }
+
+    /// The same with one slot at another node of the cluster that `from` belongs to: what its `MOVED` tells. Outside
+    /// a cluster it tells nothing.
+    pub fn with_moved(self: &Arc<Self>, from: &Node, slot: u16, node: &Arc<Node>) -> Arc<Self> {
+        let moved = self.part_with(from).filter(|&part| self.parts[part].is_cluster());
+        let Some(moved) = moved else {
             return Arc::clone(self);
         };
         let mut nodes = self.nodes.clone();
@@ -110,14 +155,63 @@ impl Topology {
             nodes.push(Arc::clone(node));
             nodes.len() - 1
         });
-        let mut slots = slots.clone();
-        slots[usize::from(slot)] = index as u16;
-        let split = Split::BySlot(slots);
-        Arc::new(Self { nodes, split, dialect: self.dialect, found_at: self.found_at, lasts: self.lasts })
+        let copy = |(number, part): (usize, &Part)| match part {
+            Part::Server(index) => Part::Server(*index),
+            Part::Away(why) => Part::Away(why.clone()),
+            Part::Cluster(slots) => {
+                let mut slots = slots.clone();
+                if number == moved {
+                    slots[usize::from(slot)] = index as u16;
+                }
+                Part::Cluster(slots)
+            }
+        };
+        let parts = self.parts.iter().enumerate().map(copy).collect();
+        Arc::new(Self { nodes, parts, dialect: self.dialect, found_at: self.found_at, lasts: self.lasts })
     }
 
-    pub fn is_cluster(&self) -> bool {
-        matches!(self.split, Split::BySlot(_))
+    /// Whether the node is one of a cluster.
+    pub fn is_in_cluster(&self, node: &Node) -> bool {
+        self.part_with(node).is_some_and(|part| self.parts[part].is_cluster())
+    }
+
+    /// Whether two shards send each other units by themselves: the modules of one cluster do, over its bus.
+    pub fn have_a_bus(&self, one: u32, other: u32) -> bool {
+        self.dialect == Dialect::Module
+            && self.part_index(one) == self.part_index(other)
+            && self.part_of(one).is_some_and(Part::is_cluster)
+    }
+
+    /// Whether all shards of every sale do.
+    pub fn is_one_with_a_bus(&self) -> bool {
+        self.parts.len() == 1 && self.have_a_bus(0, 0)
+    }
+
+    /// Why no server is known for the key of a shard.
+    pub fn why_nobody(&self, shard: u32) -> String {
+        match self.part_of(shard) {
+            Some(Part::Away(why)) => why.clone(),
+            _ => "no server has the slot of the key".to_owned(),
+        }
+    }
+
+    /// Which parts are not known yet, and why.
+    pub fn away(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Away(why) => Some(why.as_str()),
+            _ => None,
+        })
+    }
+
+    /// What it is, for people.
+    pub fn kind(&self) -> String {
+        let count = |kind: fn(&Part) -> bool| self.parts.iter().filter(|part| kind(part)).count();
+        let clusters = count(Part::is_cluster);
+        match (clusters, self.parts.len()) {
+            (0, _) => "standalone".to_owned(),
+            (1, 1) => "a cluster of".to_owned(),
+            (clusters, parts) => format!("{clusters} clusters among {parts} groups of"),
+        }
     }
 }
 
@@ -206,7 +300,7 @@ mod tests {
     fn a_shard_lives_on_the_server_of_its_number() {
         let topology = Topology {
             nodes: vec![node(1), node(2), node(3)],
-            split: Split::ByShard,
+            parts: (0..3).map(Part::Server).collect(),
             dialect: Dialect::Module,
             found_at: Instant::now(),
             lasts: None,
@@ -215,35 +309,73 @@ mod tests {
         assert_eq!([address(0), address(1), address(5)], ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
     }
 
+    fn topology(nodes: Vec<Arc<Node>>, parts: Vec<Part>) -> Arc<Topology> {
+        Arc::new(Topology { nodes, parts, dialect: Dialect::Module, found_at: Instant::now(), lasts: None })
+    }
+
+    /// All slots at one node, or none.
+    fn cluster(node: u16) -> Box<[u16]> {
+        vec![node; SLOTS as usize].into_boxed_slice()
+    }
+
     #[test]
     fn a_slot_without_a_server_has_none() {
-        let mut slots = vec![NOBODY; SLOTS as usize].into_boxed_slice();
+        let mut slots = cluster(NOBODY);
         slots[key_slot(b"foo") as usize] = 0;
-        let topology = Topology {
-            nodes: vec![node(1)],
-            split: Split::BySlot(slots),
-            dialect: Dialect::Module,
-            found_at: Instant::now(),
-            lasts: None,
-        };
+        let first = node(1);
+        let topology = topology(vec![first.clone()], vec![Part::Cluster(slots)]);
         assert!(topology.node_of(Place { key: b"foo", shard: 0 }).is_some());
         assert!(topology.node_of(Place { key: b"{foo}:orders", shard: 0 }).is_some());
         assert!(topology.node_of(Place { key: b"bar", shard: 0 }).is_none());
 
-        let moved = Arc::new(topology).with_moved(key_slot(b"bar") as u16, &node(2));
+        let moved = topology.with_moved(&first, key_slot(b"bar") as u16, &node(2));
         assert_eq!(moved.node_of(Place { key: b"bar", shard: 0 }).unwrap().address, "127.0.0.1:2");
-        let servers = Arc::new(Topology { split: Split::ByShard, nodes: vec![node(1)], ..topology_of_nobody() });
-        assert_eq!(servers.with_moved(1, &node(2)).nodes.len(), 1, "a server of no cluster may say what it likes");
+        let servers = self::topology(vec![first.clone()], vec![Part::Server(0)]);
+        assert_eq!(
+            servers.with_moved(&first, 1, &node(2)).nodes.len(),
+            1,
+            "a server of no cluster may say what it likes"
+        );
     }
 
-    fn topology_of_nobody() -> Topology {
-        Topology {
-            nodes: Vec::new(),
-            split: Split::ByShard,
-            dialect: Dialect::Module,
+    #[test]
+    fn several_clusters_and_servers_take_shards_in_turn() {
+        let nodes: Vec<_> = (1..=3).map(node).collect();
+        let parts =
+            vec![Part::Cluster(cluster(0)), Part::Server(1), Part::Away("gone".to_owned()), Part::Cluster(cluster(2))];
+        let several = topology(nodes.clone(), parts);
+        let address = |topology: &Topology, shard| {
+            topology.node_of(Place { key: b"k", shard }).map_or("", |node| node.address.as_str()).to_owned()
+        };
+        let of = |topology: &Topology| (0..5).map(|shard| address(topology, shard)).collect::<Vec<_>>();
+        assert_eq!(of(&several), ["127.0.0.1:1", "127.0.0.1:2", "", "127.0.0.1:3", "127.0.0.1:1"]);
+        assert_eq!(several.away().collect::<Vec<_>>(), ["gone"]);
+        assert_eq!(several.why_nobody(2), "gone");
+        assert_eq!(several.holders_of(b"k").len(), 3);
+        assert!(several.is_in_cluster(&nodes[2]) && !several.is_in_cluster(&nodes[1]));
+
+        let moved = several.with_moved(&nodes[2], key_slot(b"k") as u16, &node(4));
+        assert_eq!(of(&moved), ["127.0.0.1:1", "127.0.0.1:2", "", "127.0.0.1:4", "127.0.0.1:1"]);
+    }
+
+    #[test]
+    fn units_move_by_themselves_within_a_cluster_alone() {
+        let nodes = || vec![node(1), node(2)];
+        let two = topology(nodes(), vec![Part::Cluster(cluster(0)), Part::Cluster(cluster(1))]);
+        assert!(two.have_a_bus(0, 2) && two.have_a_bus(1, 3) && !two.have_a_bus(0, 1));
+        assert!(!two.is_one_with_a_bus());
+        let servers = topology(nodes(), vec![Part::Server(0), Part::Server(1)]);
+        assert!(!servers.have_a_bus(0, 2));
+        let one = topology(nodes(), vec![Part::Cluster(cluster(0))]);
+        assert!(one.is_one_with_a_bus());
+        let library = Topology {
+            dialect: Dialect::Functions,
+            parts: vec![Part::Cluster(cluster(0))],
+            nodes: nodes(),
             found_at: Instant::now(),
             lasts: None,
-        }
+        };
+        assert!(!library.is_one_with_a_bus());
     }
 
     #[test]

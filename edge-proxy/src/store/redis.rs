@@ -11,6 +11,7 @@ use redis::{Cmd, Value};
 use super::answer::{self, Answer, HoldView, SaleView};
 use super::command::Command;
 use super::fleet::Fleet;
+use super::info::ShardInfo;
 use super::layout::{Layout, Layouts, PROBED_SHARDS_MAX, sale_of_key};
 use super::merge::Plain;
 use super::nodes::{Dialect, Node, Place};
@@ -163,8 +164,8 @@ impl RedisStore {
         let mut shards = Vec::with_capacity(calls.len());
         let (mut missing, mut trouble) = (0, StoreError::NoSale);
         for (place, reply) in layout.places().zip(replies) {
-            match reply.and_then(answer::sale) {
-                Ok(view) => shards.push(view),
+            match reply.and_then(ShardInfo::read) {
+                Ok(info) => shards.push(SaleView::from(info)),
                 Err(StoreError::NoSale) if place.shard == 0 => {
                     return Err(self.missing(sale, place, StoreError::NoSale));
                 }

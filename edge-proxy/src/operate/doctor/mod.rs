@@ -1,16 +1,18 @@
 //! Checks a deployment before the rush: what would lose orders, stop the sale or slow it down, and what to do.
 //!
-//! [`probe`] asks the servers, [`servers`] and [`sales`] judge what they say; judging asks nobody, so that every
+//! [`probe`] asks the servers, [`servers`], [`sales`] and [`streams`] judge what they say; judging asks nobody, so that every
 //! judgement can be tested.
 
 mod probe;
 mod sales;
 mod servers;
+mod streams;
 
 use serde::Serialize;
 
 pub use self::probe::{HotSample, Probe};
 pub use self::sales::SaleFacts;
+use self::sales::Seen;
 
 use super::Deployment;
 use crate::balancer::config::Mode;
@@ -78,9 +80,12 @@ pub async fn examine(
             return vec![Finding::fail("servers", "the deployment", trouble.to_string(), "start the servers")];
         }
     };
-    let is_cluster = topology.is_cluster();
-    let probes =
-        futures_util::future::join_all(topology.nodes.iter().map(|node| Probe::of(deployment, node, is_cluster))).await;
+    for why in topology.away() {
+        let advice = "start its servers, or mend [[redis.groups]]";
+        findings.push(Finding::fail("reachable", "the deployment", why, advice));
+    }
+    let probes = topology.nodes.iter().map(|node| Probe::of(deployment, node, topology.is_in_cluster(node)));
+    let probes = futures_util::future::join_all(probes).await;
     let mut good = Vec::new();
     for probe in probes {
         match probe {
@@ -98,18 +103,12 @@ pub async fn examine(
     }
     findings.extend(servers::judge_together(&good));
     match sales::look(deployment, prefix, names, sample).await {
-        Ok((facts, hot)) => {
-            let moves_by_itself = is_cluster && deployment.dialect() == Dialect::Module;
-            let in_shards = facts.iter().flatten().any(|facts| facts.book.shards.len() > 1);
-            let is_off = wishes.config.is_some_and(|config| config.balancer.mode == Mode::Off);
-            if in_shards && !moves_by_itself && is_off {
-                findings.push(Finding::warn(
-                    "balancer",
-                    "the config",
-                    "[balancer] mode is off, and these servers cannot move stock among themselves: a shard that is \
-                     bought empty stays empty",
-                    "set mode = \"auto\", or run `flashsale balance`",
-                ));
+        Ok(Seen { facts, hot, found }) => {
+            findings.extend(sales::judge_places(&found, prefix, topology.parts.len()));
+            let needs_balancer =
+                |facts: &SaleFacts| (1..facts.book.shards.len() as u32).any(|shard| !topology.have_a_bus(0, shard));
+            if facts.iter().flatten().any(needs_balancer) {
+                findings.extend(balancer_off(wishes.config));
             }
             for facts in facts {
                 match facts {
@@ -135,4 +134,17 @@ pub async fn examine(
         )),
     }
     findings
+}
+
+/// Shards that cannot send each other units, and nobody who does it for them.
+fn balancer_off(config: Option<&Config>) -> Option<Finding> {
+    config.filter(|config| config.balancer.mode == Mode::Off).map(|_| {
+        Finding::warn(
+            "balancer",
+            "the config",
+            "[balancer] mode is off, and these servers cannot move stock among themselves: a shard that is bought empty \
+             stays empty",
+            "set mode = \"auto\", or run `flashsale balance`",
+        )
+    })
 }

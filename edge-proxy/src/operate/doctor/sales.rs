@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use flashsale_core::sharding::stream_key;
 use tokio::time::sleep;
 
 use super::Finding;
 use super::probe::{HotSample, lines};
+use super::streams::{self, StreamFacts};
+use crate::operate::create;
 use crate::operate::deployment::{Deployment, words};
-use crate::operate::sale::{Book, Sale};
-use crate::operate::{create, list};
-use crate::store::answer::{number, text};
+use crate::operate::list::{self, FoundKey};
+use crate::operate::sale::{Book, Pair, Sale, pairs, skus_of};
+use crate::store::answer::text;
+use crate::store::info::ShardInfo;
 
 /// A hold that lives longer than this keeps units from other buyers for the best part of a rush.
 const LONG_HOLD_MS: u64 = 30 * 60_000;
@@ -26,8 +28,8 @@ const HOT_SHARE: f64 = 0.5;
 #[derive(Debug, Clone)]
 pub struct SaleFacts {
     pub book: Book,
-    /// Entries in the order stream of each shard that is there.
-    pub streams: Vec<u64>,
+    /// The order stream of each shard.
+    pub streams: Vec<StreamFacts>,
     pub backlog: u64,
     pub expiry_lag_ms: u64,
 }
@@ -35,20 +37,22 @@ pub struct SaleFacts {
 /// What is known of each sale, or its name and why nothing is.
 pub type Facts = Vec<Result<SaleFacts, (String, anyhow::Error)>>;
 
+/// What was seen of sales.
+pub struct Seen {
+    pub facts: Facts,
+    /// What is asked how often.
+    pub hot: Vec<HotSample>,
+    /// All keys of sales, wherever they are; empty if only some sales were looked at.
+    pub found: Vec<FoundKey>,
+}
+
 /// Reads the sales, twice with `sample` between, to see what is asked how often.
 ///
 /// # Errors
 /// The sales could not be found at all.
-pub async fn look(
-    deployment: &Deployment,
-    prefix: &str,
-    names: &[String],
-    sample: Duration,
-) -> anyhow::Result<(Facts, Vec<HotSample>)> {
-    let mut sales: Vec<Sale> = Vec::new();
-    if names.is_empty() {
-        sales = list::names(deployment, prefix).await?;
-    }
+pub async fn look(deployment: &Deployment, prefix: &str, names: &[String], sample: Duration) -> anyhow::Result<Seen> {
+    let found = if names.is_empty() { list::found(deployment, prefix).await? } else { Vec::new() };
+    let mut sales: Vec<Sale> = list::sales_of(&found, prefix);
     for name in names {
         sales.push(Sale::find(deployment, prefix, name).await?);
     }
@@ -61,17 +65,14 @@ pub async fn look(
     sleep(sample.saturating_sub(began.elapsed())).await;
     let seconds = began.elapsed().as_secs_f64();
     let after = Counts::read(deployment, &sales).await;
-    Ok((facts, after.less(&before, seconds.max(0.001))))
+    Ok(Seen { facts, hot: after.less(&before, seconds.max(0.001)), found })
 }
 
 async fn look_at(deployment: &Deployment, sale: &Sale) -> anyhow::Result<SaleFacts> {
     let book = Book::read(deployment, sale).await?;
     let mut streams = Vec::new();
     for shard in 0..sale.shards() {
-        let place = sale.place(shard);
-        let mut length = redis::cmd("XLEN");
-        length.arg(stream_key(place.key));
-        streams.push(number(&deployment.ask(place, &length).await?).unwrap_or(0));
+        streams.push(streams::look(deployment, sale, shard).await?);
     }
     let infos = || book.shards.iter().filter_map(|line| line.info.as_ref());
     let backlog = infos().map(|info| info.backlog).min().unwrap_or(0);
@@ -147,9 +148,10 @@ pub fn judge(facts: &SaleFacts) -> Vec<Finding> {
                 "{missing} of {} shards are missing: their buyers are told that there is no sale",
                 book.shards.len()
             ),
-            "repeat the `sale create` that made it, with the same words",
+            "repeat the `sale create` that made it, with the same words: it says if that may not be",
         ));
     }
+    findings.extend(judge_transfers(book, &about));
     if book.state == "mixed" {
         findings.push(Finding::warn(
             "state",
@@ -169,7 +171,7 @@ pub fn judge(facts: &SaleFacts) -> Vec<Finding> {
             "FLASH.ALTER key HOLD 300000 on each shard",
         ));
     }
-    let fullest = facts.streams.iter().copied().max().unwrap_or(0);
+    let fullest = facts.streams.iter().map(|stream| stream.entries).max().unwrap_or(0);
     if facts.backlog > 0 && fullest >= facts.backlog / 2 {
         let found = format!("{fullest} orders wait in a stream, reserving stops at {}", facts.backlog);
         let advice = "start the relay (`flashsale relay`), or see why the shop does not take its orders";
@@ -179,6 +181,7 @@ pub fn judge(facts: &SaleFacts) -> Vec<Finding> {
             Finding::warn("relay", &about, found, advice)
         });
     }
+    findings.extend(streams::judge(&about, &facts.streams));
     if facts.expiry_lag_ms > LATE_MS {
         findings.push(Finding::warn(
             "expiry",
@@ -190,6 +193,61 @@ pub fn judge(facts: &SaleFacts) -> Vec<Finding> {
     if findings.is_empty() {
         let units: u64 = book.skus.values().map(|sku| sku.available).sum();
         findings.push(Finding::ok("sale", &about, format!("{}, {units} units available", book.state)));
+    }
+    findings
+}
+
+/// Units that have arrived and, so the donor says, never left.
+fn judge_transfers(book: &Book, about: &str) -> Option<Finding> {
+    let infos: Vec<Option<ShardInfo>> = book.shards.iter().map(|line| line.info.clone()).collect();
+    let there = |shard: u32| infos.get(shard as usize).is_some_and(Option::is_some);
+    let (pair, sku) = skus_of(&infos).into_iter().find_map(|sku| {
+        let wrong = |pair: &Pair| pair.accepted > pair.granted && there(pair.from) && there(pair.to);
+        pairs(&infos, &sku).into_iter().find(wrong).map(|pair| (pair, sku))
+    })?;
+    Some(Finding::fail(
+        "transfers",
+        about,
+        format!(
+            "shard {} has taken {} units of {} from shard {}, which says that it has sent {}",
+            pair.to,
+            pair.accepted,
+            String::from_utf8_lossy(&sku),
+            pair.from,
+            pair.granted
+        ),
+        "one of the two is left from an earlier sale of this name, or a failover has lost a grant: see `flashsale sale \
+         audit`",
+    ))
+}
+
+/// Judges where the keys of all sales lie, in so many `groups`: what nobody will find there, and what belongs to no
+/// sale that is whole.
+pub fn judge_places(found: &[FoundKey], prefix: &str, groups: usize) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut numbers: BTreeMap<String, BTreeMap<u32, &FoundKey>> = BTreeMap::new();
+    for key in found {
+        let shown = String::from_utf8_lossy(&key.key);
+        numbers.entry(key.sale_name(prefix)).or_default().insert(key.info.shards, key);
+        let wanted = if key.info.shards > 1 { key.info.shard as usize % groups.max(1) } else { 0 };
+        if key.part != wanted {
+            findings.push(Finding::fail(
+                "leftovers",
+                &format!("sale `{}`", key.sale_name(prefix)),
+                format!("{shown} lies in group {}, and is looked for in group {}", key.part + 1, wanted + 1),
+                "the order or number of [[redis.groups]] (or of urls) is not what it was when the sale was made: put it \
+                 back, or delete the key if it is of no sale any more",
+            ));
+        }
+    }
+    for (name, keys) in numbers.iter().filter(|(_, keys)| keys.len() > 1) {
+        let one_each = keys.iter().map(|(shards, key)| format!("{} of {shards}", String::from_utf8_lossy(&key.key)));
+        findings.push(Finding::fail(
+            "leftovers",
+            &format!("sale `{name}`"),
+            format!("several sales have this name, and one is found: {}", one_each.collect::<Vec<_>>().join(", ")),
+            "delete every shard of the sale that is over, each with its order stream",
+        ));
     }
     findings
 }
@@ -236,7 +294,7 @@ pub fn judge_heat(samples: &[HotSample], servers: usize) -> Vec<Finding> {
 mod tests {
     use super::*;
     use crate::operate::doctor::Level;
-    use crate::operate::shard::{ShardInfo, SkuInfo};
+    use crate::store::info::SkuInfo;
 
     fn facts(change: impl Fn(&mut ShardInfo), streams: Vec<u64>) -> SaleFacts {
         let skus = BTreeMap::from([("tee".into(), SkuInfo { stocked: 5, available: 5, ..SkuInfo::default() })]);
@@ -244,7 +302,8 @@ mod tests {
         change(&mut info);
         let expiry_lag_ms = info.expiry_lag_ms;
         let book = Book::of(&Sale::of("sale:", "1", 1), vec![Some(info)], |_| None).unwrap();
-        SaleFacts { book, streams, backlog: 100, expiry_lag_ms }
+        let stream = |entries| StreamFacts { entries, ..StreamFacts::default() };
+        SaleFacts { book, streams: streams.into_iter().map(stream).collect(), backlog: 100, expiry_lag_ms }
     }
 
     #[test]
@@ -260,6 +319,43 @@ mod tests {
             let found: Vec<_> = judge(&facts).iter().map(|found| (found.check, found.level)).collect();
             assert_eq!(found, [(check, level)]);
         }
+    }
+
+    #[test]
+    fn units_that_arrived_and_never_left_are_told() {
+        let shard = |sku: SkuInfo| {
+            let skus = BTreeMap::from([("tee".into(), sku)]);
+            Some(ShardInfo { state: "open".into(), shards: 2, skus, ..ShardInfo::default() })
+        };
+        let judged = |granted, accepted| {
+            let donor = SkuInfo { granted_to: BTreeMap::from([(1, granted)]), ..SkuInfo::default() };
+            let taker = SkuInfo { accepted_from: BTreeMap::from([(0, accepted)]), ..SkuInfo::default() };
+            let book = Book::of(&Sale::of("sale:", "1", 2), vec![shard(donor), shard(taker)], |_| None).unwrap();
+            judge_transfers(&book, "sale `1`").map(|finding| finding.found)
+        };
+        assert_eq!(judged(5, 3), None);
+        assert_eq!(
+            judged(3, 5).unwrap(),
+            "shard 1 has taken 5 units of tee from shard 0, which says that it has sent 3"
+        );
+    }
+
+    #[test]
+    fn keys_of_another_sale_or_in_another_group_are_told() {
+        let key = |name: &str, shard, shards, part| FoundKey {
+            key: flashsale_core::sharding::shard_key(name.as_bytes(), shard, shards),
+            info: ShardInfo { shard, shards, ..ShardInfo::default() },
+            part,
+        };
+        let judged = |found: &[FoundKey]| {
+            judge_places(found, "sale:", 2).into_iter().map(|finding| finding.found).collect::<Vec<_>>()
+        };
+        let well = [key("sale:1", 0, 2, 0), key("sale:1", 1, 2, 1), key("sale:2", 2, 3, 0)];
+        assert_eq!(judged(&well), Vec::<String>::new());
+        let moved = judged(&[key("sale:1", 1, 2, 0)]);
+        assert!(moved[0].ends_with("lies in group 1, and is looked for in group 2"), "{moved:?}");
+        let two = judged(&[key("sale:1", 0, 2, 0), key("sale:1", 0, 3, 0)]);
+        assert!(two[0].contains("several sales have this name") && two[0].contains("of 3"), "{two:?}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! One shard as `FLASH.INFO` shows it, for operators: with what it has moved to and from each other shard.
+//! One shard as `FLASH.INFO` shows it, with what it has moved to and from each other shard. Operators see all of it;
+//! [`SaleView`] is what the proxy needs.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +7,8 @@ use bytes::Bytes;
 use redis::Value;
 use serde::Serialize;
 
-use crate::store::StoreError;
-use crate::store::answer::{bytes_of, fields, number, pairs, text};
+use super::StoreError;
+use super::answer::{SaleView, SkuView, bytes_of, checked, fields, number, pairs, text};
 
 /// Settings and counters of one shard. Times are unix milliseconds, durations milliseconds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -67,17 +68,17 @@ impl SkuInfo {
 }
 
 impl ShardInfo {
-    /// Reads the reply of `FLASH.INFO`.
+    /// Reads the reply of `FLASH.INFO`. What later versions add is passed over.
     ///
     /// # Errors
-    /// It has another form.
+    /// The server's error, or the reply has another form.
     pub fn read(reply: Value) -> Result<Self, StoreError> {
         let mut info = Self::default();
-        for (name, value) in fields(reply)? {
+        for (name, value) in fields(checked(reply)?)? {
             let count = || number(&value).unwrap_or(0);
             let small = || u32::try_from(count()).unwrap_or(u32::MAX);
             match name.as_str() {
-                "state" => info.state = text(&value).unwrap_or_default(),
+                "state" => info.state = text(&value).unwrap_or_default().to_ascii_lowercase(),
                 "events" => info.events = text(&value).unwrap_or_default(),
                 "limit" => info.limit = count(),
                 "hold_ms" => info.hold_ms = count(),
@@ -103,6 +104,44 @@ impl ShardInfo {
             return Err(StoreError::Nonsense("FLASH.INFO without `state` or `shards`".to_owned()));
         }
         Ok(info)
+    }
+}
+
+impl From<ShardInfo> for SaleView {
+    fn from(info: ShardInfo) -> Self {
+        Self {
+            state: info.state,
+            limit: info.limit,
+            hold_ms: info.hold_ms,
+            maxhold_ms: info.maxhold_ms,
+            opens_at_ms: info.opens_at,
+            closes_at_ms: info.closes_at,
+            shard: info.shard.into(),
+            shards: info.shards.into(),
+            holds: info.holds,
+            orders: info.orders,
+            buyers: info.buyers,
+            next_deadline_ms: info.next_deadline,
+            expiry_lag_ms: info.expiry_lag_ms,
+            shards_missing: 0,
+            commands: info.commands,
+            skus: info.skus.into_iter().map(|(name, sku)| (name, SkuView::from(&sku))).collect(),
+        }
+    }
+}
+
+impl From<&SkuInfo> for SkuView {
+    fn from(sku: &SkuInfo) -> Self {
+        Self {
+            stocked: sku.stocked,
+            available: sku.available,
+            held: sku.held,
+            sold: sku.sold,
+            granted: sku.granted,
+            accepted: sku.accepted,
+            limit: sku.limit,
+            version: sku.version,
+        }
     }
 }
 
@@ -169,6 +208,15 @@ mod tests {
         assert_eq!(info, ShardInfo::read(flat).unwrap());
         let tee = &info.skus[&b"tee"[..]];
         assert_eq!((info.shards, tee.available, &tee.granted_to), (3, 7, &BTreeMap::from([(2, 5)])));
+        let view = SaleView::from(info);
+        assert_eq!((view.state.as_str(), view.shards, view.skus[0].1.available), ("open", 3, 7));
+    }
+
+    #[test]
+    fn what_is_new_or_below_zero_is_no_error() {
+        let info = parsed("%4\n$5\nstate\n$4\nOPEN\n$6\nshards\n:1\n$8\nopens_at\n:-1\n$4\nnews\n*0\n");
+        let view = SaleView::from(ShardInfo::read(info).unwrap());
+        assert_eq!((view.state.as_str(), view.opens_at_ms, view.skus.len()), ("open", 0, 0));
     }
 
     #[test]
