@@ -32,6 +32,7 @@ mod edge_stages;
 mod edge_tickets;
 mod edge_tls;
 mod edge_tokens;
+mod edge_tracing;
 mod edge_upgrade;
 mod expiry;
 mod harness_works;

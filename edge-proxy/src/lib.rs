@@ -6,6 +6,7 @@
 //! - [`sale`] carries the calls of a sale out; [`store`] is the port to Redis behind it;
 //! - [`server`] is the process: listeners, the shop behind, start and end;
 //! - [`background`] is where work beside the requests runs;
+//! - [`trace`] tells a tracing system of requests, if that is configured;
 //! - [`config`] is the one file that configures it all, [`metrics`] the numbers it shows;
 //! - [`relay`] sends confirmed orders downstream to the shop;
 //! - [`balancer`] moves the stock of a sharded sale to its buyers where the servers cannot;
@@ -28,3 +29,4 @@ pub mod relay;
 pub mod sale;
 pub mod server;
 pub mod store;
+pub mod trace;

@@ -174,6 +174,15 @@ pub static LEVEL: Lazy<IntGauge> =
 pub static LANE_LIMIT: Lazy<IntGauge> =
     gauge!("flashsale_lane_limit", "How many requests may be with the stock at once.");
 
+pub static REDIS_SPARED: Lazy<IntCounter> = Lazy::new(|| {
+    let name = "flashsale_redis_spared_total";
+    register_int_counter!(name, "Reservations answered by what those before them were told: nothing is left.")
+        .expect(name)
+});
+
+pub static TRACE_EXPORTS: Lazy<IntCounterVec> =
+    counter!("flashsale_trace_exports_total", "Batches of spans sent to the tracing system, by outcome.", &["outcome"]);
+
 /// Touches every metric, so that it is shown from the start.
 pub fn register() {
     for counters in [
@@ -191,6 +200,7 @@ pub fn register() {
         &CHALLENGES,
         &LIST_REFRESHES,
         &LEASES,
+        &TRACE_EXPORTS,
     ] {
         Lazy::force(counters);
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Answers a path and a body with a status and a JSON text.
-type Respond = dyn FnMut(&str, &str) -> (u16, String) + Send;
+type Respond = dyn FnMut(&str, &[u8]) -> (u16, String) + Send;
 
 /// Listens on a port of its own until dropped.
 pub struct Site {
@@ -22,7 +22,12 @@ struct Shared {
 }
 
 impl Site {
-    pub fn start(respond: impl FnMut(&str, &str) -> (u16, String) + Send + 'static) -> Site {
+    pub fn start(mut respond: impl FnMut(&str, &str) -> (u16, String) + Send + 'static) -> Site {
+        Site::start_for_bytes(move |path, body| respond(path, &String::from_utf8_lossy(body)))
+    }
+
+    /// The same for bodies that are no text.
+    pub fn start_for_bytes(respond: impl FnMut(&str, &[u8]) -> (u16, String) + Send + 'static) -> Site {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound socket has an address");
         let shared = Arc::new(Shared {
@@ -86,7 +91,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     reader.read_exact(&mut body)?;
     let (status, answer) = {
         let mut respond = shared.respond.lock().unwrap_or_else(PoisonError::into_inner);
-        respond(&path, &String::from_utf8_lossy(&body))
+        respond(&path, &body)
     };
     shared.requests.fetch_add(1, Ordering::SeqCst);
     write!(

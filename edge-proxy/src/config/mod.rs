@@ -22,6 +22,7 @@ use crate::funnel::tickets::TicketsConfig;
 use crate::funnel::tokens::TokensConfig;
 use crate::relay::config::RelayConfig;
 use crate::sale::SaleConfig;
+use crate::trace::config::TracingConfig;
 
 mod cache;
 pub mod change;
@@ -63,6 +64,7 @@ pub struct Config {
     pub admission: AdmissionConfig,
     pub lanes: LanesConfig,
     pub access_log: AccessLogConfig,
+    pub tracing: TracingConfig,
     pub relay: RelayConfig,
     pub balancer: BalancerConfig,
 }
@@ -108,7 +110,8 @@ impl Config {
         self.balancer.validate()?;
         self.tickets.validate()?;
         self.challenges.iter().try_for_each(ChallengeConfig::validate)?;
-        self.access_log.validate()
+        self.access_log.validate()?;
+        self.tracing.validate()
     }
 }
 
@@ -221,6 +224,9 @@ mod tests {
             ("[tickets]\nttl_s = 0", "ttl_s"),
             ("[[challenges]]\nkind = \"altcha\"", "secret_file"),
             ("[access_log]\nsample = 2.0", "sample"),
+            ("[tracing]\nsample = 2.0", "sample"),
+            ("[tracing]\nendpoint = \"localhost:4318\"", "endpoint"),
+            ("[tracing]\nparent_from = \"me\"", "trusted_proxies"),
             ("[balancer]\nevery_ms = 0", "every_ms"),
             ("[balancer]\nmode = \"perhaps\"", "perhaps"),
             ("listen", "TOML"),

@@ -36,6 +36,19 @@ impl Call {
         }
     }
 
+    /// The path of the call, with names in braces.
+    pub fn template(self) -> &'static str {
+        match self {
+            Call::Status => "/flash/{sale}",
+            Call::Ticket => "/flash/{sale}/ticket",
+            Call::Reserve => "/flash/{sale}/holds",
+            Call::Show | Call::Release => "/flash/{sale}/holds/{id}",
+            Call::Extend => "/flash/{sale}/holds/{id}/extend",
+            Call::Confirm => "/flash/{sale}/holds/{id}/confirm",
+            Call::Order => "/flash/{sale}/orders",
+        }
+    }
+
     /// Whether it comes from somebody who wants in and holds nothing yet.
     pub fn arrives(self) -> bool {
         matches!(self, Call::Ticket | Call::Reserve | Call::Order)
@@ -191,6 +204,13 @@ mod tests {
             Destination::Refused(refusal) => refusal,
             other => panic!("{method} {path} is {other:?}"),
         }
+    }
+
+    #[test]
+    fn templates_are_those_of_the_table() {
+        let named: Vec<String> =
+            ROUTES.iter().map(|(method, _, call)| format!("{method} {}", call.template())).collect();
+        assert_eq!(named, templates());
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::http::reply::Reply;
 use crate::http::routes::{self, Destination, Route};
 use crate::sale::Order;
 use crate::store::redis::unix_ms;
+use crate::trace::{self, Trace};
 use crate::{metrics, quick};
 
 /// How long the rest of a refused request's body may take to arrive before the connection is given up.
@@ -61,6 +62,8 @@ pub struct Request {
     fetch: Option<Box<Fetch>>,
     /// Of the body, on its way to the shop.
     body_bytes: u64,
+    /// Its span, where there is tracing.
+    trace: Option<Box<Trace>>,
     _in_flight: InFlight,
 }
 
@@ -95,6 +98,7 @@ impl ProxyHttp for Edge {
             tried: Vec::new(),
             fetch: None,
             body_bytes: 0,
+            trace: None,
             _in_flight: InFlight::new(),
         }
     }
@@ -112,6 +116,10 @@ impl ProxyHttp for Edge {
         let live = request.live.clone();
         let trusted = &live.config.listen.trusted_proxies;
         request.client = client_address(peer_of(session), &session.req_header().headers, trusted);
+        if let Some(tracing) = &live.tracing {
+            let is_trusted = is_trusted(peer_of(session), trusted);
+            request.trace = Some(tracing.begin(session.req_header(), request.client, is_trusted));
+        }
         if lifecycle::is_leaving() {
             session.set_keepalive(None);
         }
@@ -148,7 +156,11 @@ impl ProxyHttp for Edge {
             }
             Destination::Sale(route) => {
                 request.route = route.call.name();
-                match self.visit(session, &route, request.client, &live).await {
+                if let Some(trace) = &mut request.trace {
+                    trace.route(route.call.template());
+                }
+                let visit = self.visit(session, &route, request.client, &live);
+                match trace::within(request.trace.as_deref(), visit).await {
                     Ok(reply) => reply,
                     Err(refusal) => refusal.into(),
                 }
@@ -185,6 +197,9 @@ impl ProxyHttp for Edge {
             .pick(&request.tried)
             .ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "the shop has no server"))?;
         let peer = live.shop.peer(&visit.backend, session.is_upgrade_req());
+        if let Some(trace) = &mut request.trace {
+            trace.ask_shop(&visit.backend.addr.to_string());
+        }
         request.visit = Some(visit);
         Ok(Box::new(peer))
     }
@@ -205,6 +220,9 @@ impl ProxyHttp for Edge {
         if request.fetch.as_ref().is_some_and(|fetch| fetch.hides_cookies()) {
             upstream.remove_header("cookie");
         }
+        if let Some(trace) = &request.trace {
+            trace.tell_shop(upstream);
+        }
         shop::forward(upstream, peer_of(session), is_tls(session), &request.live.config.listen.trusted_proxies)
     }
 
@@ -215,6 +233,11 @@ impl ProxyHttp for Edge {
         response: &mut ResponseHeader,
         request: &mut Request,
     ) -> pingora::Result<()> {
+        if let Some(trace) = &mut request.trace
+            && (!response.status.is_informational() || response.status == 101)
+        {
+            trace.shop_answered(response.status.as_u16());
+        }
         if !response.status.is_informational() && request.fetch.as_mut().is_some_and(|fetch| !fetch.head(response)) {
             request.fetch = None;
         }
@@ -232,6 +255,9 @@ impl ProxyHttp for Edge {
             && !fetch.body(piece)
         {
             request.fetch = None;
+        }
+        if end_of_stream && let Some(trace) = &mut request.trace {
+            trace.shop_done();
         }
         if end_of_stream && let Some(fetch) = request.fetch.take() {
             fetch.finish();
@@ -275,6 +301,9 @@ impl ProxyHttp for Edge {
         let status = session.response_written().map_or(0, |response: &ResponseHeader| response.status.as_u16());
         quick::count(&metrics::RESPONSES, [request.route, status_label(status)]);
         quick::observe(&metrics::REQUEST_SECONDS, request.route, took.as_secs_f64());
+        if let Some(trace) = &mut request.trace {
+            trace.end(status, request.outcome);
+        }
         if !request.live.access_log.wants(status) {
             return;
         }
@@ -291,6 +320,7 @@ impl ProxyHttp for Edge {
             upstream: upstream.as_deref(),
             error,
             bytes: session.body_bytes_sent(),
+            trace_id: request.trace.as_ref().map(|trace| trace.id()),
         };
         request.live.access_log.write(&line, took);
     }

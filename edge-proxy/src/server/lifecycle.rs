@@ -270,6 +270,9 @@ fn leave_when_idle(server: &Server, drain: Duration, relay_works: Arc<AtomicBool
         while busy() && began.elapsed() < drain {
             thread::sleep(Duration::from_millis(10));
         }
+        if let Some(tracing) = &live.load().tracing {
+            tracing.flush();
+        }
         log::info!("stopped with {} requests unanswered", metrics::REQUESTS_IN_FLIGHT.get());
         std::process::exit(0);
     });

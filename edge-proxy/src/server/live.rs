@@ -25,6 +25,7 @@ use crate::funnel::tokens::Tokens;
 use crate::sale::Counter;
 use crate::sale::refusals::Refusals;
 use crate::store::SaleStore;
+use crate::trace::Tracing;
 
 /// What lives as long as the process.
 pub struct Fixed {
@@ -88,6 +89,9 @@ pub struct Live {
     pub cache: Arc<Cache>,
     pub access_log: AccessLog,
     pub limits: Limits,
+    pub levels: Arc<Levels>,
+    /// `None` if no tracing is configured.
+    pub tracing: Option<Arc<Tracing>>,
     counting: Counting,
 }
 
@@ -108,6 +112,10 @@ impl Live {
         let cache = match before {
             Some(before) if before.config.cache == config.cache => before.cache.clone(),
             _ => Arc::new(Cache::new(&config.cache)),
+        };
+        let tracing = match before {
+            Some(before) if before.config.tracing == config.tracing => before.tracing.clone(),
+            _ => Tracing::new(&config.tracing)?,
         };
         let stages: Vec<Arc<dyn Stage>> = vec![
             Arc::new(AddressList(lists.clone())),
@@ -130,7 +138,16 @@ impl Live {
             shop: Shop::new(&config.shop)?,
             cache,
             access_log: AccessLog::new(&config.access_log),
-            limits: Limits { headers: config.listen.headers_max, body_bytes: config.listen.body_bytes_max },
+            limits: Limits {
+                headers: config.listen.headers_max,
+                body_bytes: config.listen.body_bytes_max,
+                body_time: BodyTime {
+                    whole: millis(config.listen.body_timeout_ms),
+                    rate_min: config.listen.body_rate_min,
+                },
+            },
+            levels: counting.levels.clone(),
+            tracing,
             counting,
             config,
         })

@@ -50,6 +50,20 @@ pub enum StoreError {
     Nonsense(String),
 }
 
+impl StoreError {
+    /// Its kind, in metrics and spans.
+    pub fn word(&self) -> &'static str {
+        match self {
+            StoreError::Down(_) => "down",
+            StoreError::Unknown(_) => "unknown",
+            StoreError::NoSale => "no-sale",
+            StoreError::Full(_) => "full",
+            StoreError::Misuse(_) => "misuse",
+            StoreError::Nonsense(_) => "nonsense",
+        }
+    }
+}
+
 /// An answer, with what the store knows about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Called {

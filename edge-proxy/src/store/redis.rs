@@ -17,7 +17,7 @@ use super::merge::Plain;
 use super::nodes::{Dialect, Node, Place};
 use super::sum::sum;
 use super::{Called, SaleStore, StoreError, Throttle, Throttled};
-use crate::metrics;
+use crate::{metrics, trace};
 
 /// Speaks to the servers.
 pub struct RedisStore {
@@ -222,6 +222,7 @@ impl SaleStore for RedisStore {
             Ok(layout) => self.call_in(&layout, sale, command).await,
             Err(error) => Err(not_sent(error)),
         };
+        let result = trace::command(command.name(), work).await;
         timer.observe_duration();
         count(command.name(), &result);
         result
@@ -229,24 +230,13 @@ impl SaleStore for RedisStore {
 
     async fn hold(&self, sale: &[u8], id: &[u8], buyer: Option<&[u8]>) -> Result<Option<HoldView>, StoreError> {
         let layout = self.layouts.of(sale).await?;
-        let result = match buyer {
-            None if layout.shards() > 1 => self.find(&layout, id).await.map(|found| found.map(|(_, hold)| hold)),
-            buyer => {
-                let place = buyer.map_or(layout.place(0), |buyer| layout.home(buyer));
-                let look = self.dialect().await?.command("HOLD", place.key).arg(id).to_owned();
-                let mut result = self.one(place, look.clone()).await;
-                if matches!(result, Err(StoreError::Unknown(_))) {
-                    result = self.one(place, look).await;
-                }
-                result.and_then(answer::hold).map_err(|error| self.missing(sale, place, error))
-            }
-        };
+        let result = trace::command("hold", self.look(&layout, sale, id, buyer)).await;
         count("hold", &result);
         result
     }
 
     async fn sale(&self, sale: &[u8]) -> Result<(SaleView, i64), StoreError> {
-        let result = self.view(sale).await;
+        let result = trace::command("info", self.view(sale)).await;
         count("info", &result);
         result
     }
