@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flashsale_tests::http::{Answer, Http, read_to_end};
 use flashsale_tests::sale::stock;
@@ -204,4 +204,28 @@ fn addresses_and_methods_that_are_not_there() {
     }
     let answer = http.request("PUT", &proxy.url("/flash/s/holds/h"), &[], b"");
     assert_eq!(answer.header("allow"), Some("GET, DELETE"));
+}
+
+#[test]
+fn a_body_that_dribbles_in_is_cut_as_a_whole() {
+    let redis = RedisServer::builder(Server::Redis70).module().start();
+    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "10"]);
+    let proxy = Proxy::builder().redis(&redis).set("listen.body_timeout_ms", "700").start();
+    let mut stream = TcpStream::connect(&proxy.addresses().public).expect("the proxy listens");
+    stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+    write!(
+        stream,
+        "POST /flash/s/holds HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\nContent-Type: application/json\r\n\
+         Content-Length: 1000\r\n\r\n",
+        token("ann")
+    )
+    .expect("it is taken");
+    let began = Instant::now();
+    let mut answer = String::new();
+    while answer.is_empty() && began.elapsed() < Duration::from_secs(30) {
+        let _gone = stream.write_all(b" ");
+        answer = read_to_end(&mut stream);
+    }
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("urn:flashsale:problem:slow-body"), "{answer}");
+    assert_eq!(redis.client().line("FLASH.INFO sale:s").get("holds").integer(), 0);
 }

@@ -303,3 +303,41 @@ fn ten_thousand_slow_connections_do_not_shut_out_the_others() {
     wait_until("the slow ones are gone", Duration::from_secs(60), || metric(&proxy, "flashsale_connections") < 100);
     assert!(refused(&proxy, "slow-header") >= count as u64 * 9 / 10, "{} cut", refused(&proxy, "slow-header"));
 }
+
+/// Begins a request with a body of `length` bytes.
+fn begin_body(proxy: &Proxy, path: &str, length: usize) -> TcpStream {
+    let mut stream = connect(proxy);
+    write!(stream, "POST {path} HTTP/1.1\r\nHost: shop\r\nContent-Length: {length}\r\n\r\n").expect("it is taken");
+    stream
+}
+
+#[test]
+fn a_body_that_dribbles_in_is_cut_as_a_whole() {
+    let shop = Shop::start();
+    let proxy = proxy(&shop).set("listen.body_timeout_ms", "1000").set("listen.body_rate_min", "1000").start();
+    let mut stream = begin_body(&proxy, "/upload", 100_000);
+    assert!(dribble(&mut stream) < PATIENCE, "each byte bought more time");
+    let answer = read_to_end(&mut stream);
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("urn:flashsale:problem:slow-body"), "{answer}");
+    assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+}
+
+#[test]
+fn a_long_upload_earns_its_time() {
+    let shop = Shop::start();
+    let proxy = proxy(&shop).set("listen.body_timeout_ms", "500").set("listen.body_rate_min", "10").start();
+    let unlimited = Proxy::builder()
+        .set("redis.url", "\"redis://127.0.0.1:1\"")
+        .upstream(&shop.address())
+        .set("listen.body_timeout_ms", "500")
+        .set("listen.body_rate_min", "0")
+        .start();
+    for proxy in [&proxy, &unlimited] {
+        let mut stream = begin_body(proxy, "/upload", 100);
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(50));
+            stream.write_all(b"12345").expect("it is taken");
+        }
+        assert!(read_answer(&mut stream).starts_with("HTTP/1.1 200"));
+    }
+}

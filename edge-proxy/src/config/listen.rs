@@ -34,6 +34,11 @@ pub struct ListenConfig {
     pub headers_max: usize,
     /// Longest request body that is passed to the shop; 0 is no limit. Sale routes have their own.
     pub body_bytes_max: u64,
+    /// How long the whole body of a call of a sale may take. One for the shop has as long, and a second more for each
+    /// `body_rate_min` bytes of it.
+    pub body_timeout_ms: u64,
+    /// Bytes a second; 0: bodies for the shop may take as long as they like.
+    pub body_rate_min: u64,
     /// How long one read from a client may take.
     pub read_timeout_ms: u64,
     /// How long one write to a client may take.
@@ -62,6 +67,8 @@ impl Default for ListenConfig {
             header_bytes_max: 32 * 1024,
             headers_max: 100,
             body_bytes_max: 100 * 1024 * 1024,
+            body_timeout_ms: 20_000,
+            body_rate_min: 500,
             read_timeout_ms: 10_000,
             write_timeout_ms: 10_000,
             keepalive_s: 60,
@@ -87,6 +94,7 @@ impl ListenConfig {
             "[listen] read_timeout_ms and write_timeout_ms must be at least 1"
         );
         ensure!(self.header_timeout_ms > 0, "[listen] header_timeout_ms must be at least 1");
+        ensure!(self.body_timeout_ms > 0, "[listen] body_timeout_ms must be at least 1");
         ensure!(
             (HEADER_BYTES_LEAST..=HEADER_BYTES_MOST).contains(&self.header_bytes_max),
             "[listen] header_bytes_max: {} is not between {HEADER_BYTES_LEAST} and {HEADER_BYTES_MOST}",

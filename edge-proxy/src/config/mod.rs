@@ -192,6 +192,7 @@ mod tests {
             ("[listen]\nheader_bytes_max = 10", "header_bytes_max"),
             ("[listen]\nheaders_max = 1000", "headers_max"),
             ("[listen]\nheader_timeout_ms = 0", "header_timeout_ms"),
+            ("[listen]\nbody_timeout_ms = 0", "body_timeout_ms"),
             ("[listen.tls]\naddress = \"0.0.0.0:1\"\ncertificate_file = \"x\"", "key_file"),
             ("[listen]\ntrusted_proxies = [\"10.0.0.0/99\"]", "trusted_proxies"),
             ("[shop]\nupstreams = [\"shop\"]", "shop"),

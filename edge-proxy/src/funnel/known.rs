@@ -92,6 +92,22 @@ pub struct Known {
     clock_offset_ms: AtomicI64,
 }
 
+/// Names that are no sale, and how many more may be looked up.
+struct Strangers {
+    names: Cache<Bytes, ()>,
+    lookups: DefaultDirectRateLimiter,
+}
+
+impl Strangers {
+    fn new(config: &KnownConfig) -> Self {
+        let per_second = NonZeroU32::new(config.unknown_lookups_per_second).unwrap_or(NonZeroU32::MIN);
+        Self {
+            names: Cache::builder().max_capacity(config.unknown_max).time_to_live(millis(config.unknown_ms)).build(),
+            lookups: RateLimiter::direct(Quota::per_second(per_second)),
+        }
+    }
+}
+
 /// Tells how often the sale's key was asked between two pictures. One that is asked for less than every half second
 /// says little about a rate.
 fn note_heat(before: &Picture, now: &Picture) {
@@ -113,8 +129,7 @@ impl Known {
         Self {
             store,
             sales: Cache::builder().max_capacity(config.sales_max).time_to_idle(IDLE).build(),
-            unknown: Cache::builder().max_capacity(config.unknown_max).time_to_live(millis(config.unknown_ms)).build(),
-            lookups: RateLimiter::direct(Quota::per_second(per_second)),
+            strangers: ArcSwap::from_pointee(Strangers::new(config)),
             clock_offset_ms: AtomicI64::new(0),
             config: config.clone(),
         }
@@ -162,7 +177,7 @@ impl Known {
             Err(error) => error,
         };
         let stale = self.sales.get(key).and_then(|watched| watched.picture.load_full());
-        stale.filter(|picture| picture.asked_at.elapsed() < millis(self.config.stale_ms)).ok_or(error)
+        stale.filter(|picture| picture.asked_at.elapsed() < millis(self.stale_ms.load(Ordering::Relaxed))).ok_or(error)
     }
 
     fn watched(&self, key: &[u8]) -> Result<Arc<Watched>, StoreError> {
@@ -188,7 +203,7 @@ impl Known {
     fn fresh(&self, watched: &Watched) -> Option<Arc<Picture>> {
         let picture = watched.picture.load_full()?;
         let age = picture.asked_at.elapsed();
-        if age >= millis(self.config.refresh_ms) || watched.outdated.load(Ordering::Relaxed) {
+        if age >= millis(self.refresh_ms()) || watched.outdated.load(Ordering::Relaxed) {
             return None;
         }
         if age >= OVERTAKEN && watched.rumour.load(Ordering::Relaxed) {

@@ -45,6 +45,24 @@ pub struct Limits {
     pub headers: usize,
     /// Bytes of a body that goes to the shop; 0 is no limit.
     pub body_bytes: u64,
+    pub body_time: BodyTime,
+}
+
+/// How long a request's body may take, whole: the timeout of the library is for each read, so that a client which sends
+/// a byte now and then would be read for ever.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyTime {
+    /// Of a call of a sale.
+    pub whole: Duration,
+    /// Bytes a second that earn a body for the shop more time; 0: it has all the time there is.
+    pub rate_min: u64,
+}
+
+impl BodyTime {
+    /// Whether a body for the shop, of which `bytes` are here, has taken too long.
+    fn is_over(self, took: Duration, bytes: u64) -> bool {
+        self.rate_min > 0 && took > self.whole + Duration::from_secs(bytes / self.rate_min)
+    }
 }
 
 /// What is remembered of a request until its line in the log.
@@ -179,10 +197,17 @@ impl ProxyHttp for Edge {
         _: bool,
         request: &mut Request,
     ) -> pingora::Result<()> {
+        if session.was_upgraded() {
+            // What comes over a WebSocket is no body: it may go on for hours.
+            return Ok(());
+        }
         request.body_bytes += body.as_ref().map_or(0, |body| body.len() as u64);
-        let most = request.live.limits.body_bytes;
-        if most > 0 && request.body_bytes > most {
+        let limits = request.live.limits;
+        if limits.body_bytes > 0 && request.body_bytes > limits.body_bytes {
             return Error::e_explain(ErrorType::HTTPStatus(413), "the body is too large");
+        }
+        if body.is_some() && limits.body_time.is_over(request.began.elapsed(), request.body_bytes) {
+            return Error::e_explain(ErrorType::HTTPStatus(408), "the body is too slow");
         }
         Ok(())
     }
@@ -378,7 +403,8 @@ impl Edge {
         let Visit { caller, ticket, stay, .. } = visit;
 
         if route.call.reads_body() {
-            let body = read_body(session).await?;
+            let body = tokio::time::timeout(live.limits.body_time.whole, read_body(session)).await;
+            let body = body.unwrap_or_else(|_| Err(Problem::SlowBody.into()))?;
             input = merge(route, input, &session.req_header().headers, &body)?;
         }
         if route.call == routes::Call::Ticket {
@@ -455,13 +481,20 @@ async fn read_body(session: &mut Session) -> Result<Bytes, Refusal> {
         session.write_continue_response().await.map_err(|_| cut_off())?;
     }
     let mut body = BytesMut::new();
-    while let Some(chunk) = session.read_request_body().await.map_err(|_| cut_off())? {
+    while let Some(chunk) = session.read_request_body().await.map_err(|error| unread(&error))? {
         if body.len() + chunk.len() > BODY_BYTES_MAX {
             return Err(too_large());
         }
         body.extend_from_slice(&chunk);
     }
     Ok(body.freeze())
+}
+
+fn unread(error: &Error) -> Refusal {
+    match error.etype() {
+        ErrorType::ReadTimedout => Problem::SlowBody.into(),
+        _ => cut_off(),
+    }
 }
 
 fn cut_off() -> Refusal {
@@ -514,8 +547,10 @@ fn failure(error: &Error) -> Failure {
             metrics::SHOP_ERRORS.with_label_values(&["client-gone"]).inc();
             return Failure::ClientGone;
         }
+        (ErrorSource::Downstream, ErrorType::ReadTimedout) => ("client", Problem::SlowBody.into()),
         (ErrorSource::Downstream, _) => ("client", Problem::BadRequest.because("The request is malformed.")),
         (_, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => ("timeout", Problem::ShopTimeout.into()),
+        (_, ErrorType::HTTPStatus(408)) => ("client", Problem::SlowBody.into()),
         (_, ErrorType::HTTPStatus(413)) => ("client", Problem::TooLarge.into()),
         (ErrorSource::Upstream, _) => ("shop", Problem::ShopDown.into()),
         (
@@ -591,6 +626,15 @@ mod tests {
         };
         assert!(is_one(&[]) && is_one(&["5"]) && is_one(&["05"]));
         assert!(!is_one(&["5", "5"]) && !is_one(&["5, 5"]) && !is_one(&["+5"]));
+    }
+
+    #[test]
+    fn a_body_earns_time_by_what_comes_of_it() {
+        let time = BodyTime { whole: Duration::from_secs(10), rate_min: 500 };
+        let seconds = Duration::from_secs;
+        assert!(!time.is_over(seconds(10), 0) && time.is_over(seconds(11), 0));
+        assert!(!time.is_over(seconds(100), 45_000) && time.is_over(seconds(101), 45_000));
+        assert!(!BodyTime { rate_min: 0, ..time }.is_over(seconds(86_400), 1));
     }
 
     #[test]

@@ -6,10 +6,10 @@ use arc_swap::ArcSwap;
 
 use super::access_log::AccessLog;
 use super::cache::Cache;
-use super::edge::Limits;
+use super::edge::{BodyTime, Limits};
 use super::shop::Shop;
 use crate::background::Task;
-use crate::config::Config;
+use crate::config::{Config, millis};
 use crate::funnel::Funnel;
 use crate::funnel::admission::Admission;
 use crate::funnel::challenges::{Challenges, Used};

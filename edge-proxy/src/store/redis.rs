@@ -262,6 +262,15 @@ impl SaleStore for RedisStore {
         result
     }
 
+    async fn once(&self, key: &[u8], life: Duration) -> Result<bool, StoreError> {
+        let mut command = redis::cmd("SET");
+        let life_ms = life.as_millis().max(1) as u64;
+        command.arg(key).arg(1).arg("NX").arg("PX").arg(life_ms);
+        let result = self.one(Place { key, shard: 0 }, command).await.and_then(answer::checked);
+        count("once", &result);
+        Ok(result? != Value::Nil)
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         let topology = self.fleet.topology().await?;
         let mut trouble = StoreError::Down("there is no server".to_owned());
