@@ -60,3 +60,43 @@ fn a_limit_can_be_tried_out_first() {
     let metrics = http.get(&proxy.admin_url("/metrics")).text();
     assert!(metrics.contains("flashsale_shadowed_total{outcome=\"rate-limited\",stage=\"address\"}"), "{metrics}");
 }
+
+/// What `RateLimit` says is left of a limit.
+fn left(answer: &flashsale_tests::http::Answer, limit: &str) -> u64 {
+    let field = answer.header("ratelimit").unwrap_or_else(|| panic!("no RateLimit in {answer:?}"));
+    let item = field.split(", ").find_map(|item| item.strip_prefix(&format!("\"{limit}\";r=")));
+    let item = item.unwrap_or_else(|| panic!("no {limit} in {field}"));
+    item.split(';').next().and_then(|left| left.parse().ok()).expect("a number")
+}
+
+#[test]
+fn an_answer_that_passes_says_what_is_left_and_it_is_true() {
+    let settings = [("rates.mode", "\"enforce\""), ("rates.buyer_per_second", "1"), ("rates.buyer_burst", "4")];
+    let (_redis, proxy, http) = scene(&settings);
+    let bearer = proxy.bearer("ann");
+    let headers = [("authorization", bearer.as_str()), ("x-forwarded-for", "203.0.113.1")];
+    let send = |method: &str, path: &str| http.request(method, &proxy.url(path), &headers, b"");
+    let first = send("POST", "/flash/s/holds?sku=shirt");
+    assert_eq!(first.status, 201);
+    assert_eq!(first.header("ratelimit-policy"), Some("\"address\";q=50;w=1, \"buyer\";q=4;w=4"));
+    assert_eq!((left(&first, "address"), left(&first, "buyer")), (49, 3));
+    // Refusals of the stock say it too.
+    let unknown = send("POST", "/flash/s/holds/nobodys/confirm");
+    assert_eq!((unknown.status, left(&unknown, "buyer") < 4), (404, true));
+    let mut before = left(&unknown, "buyer");
+    for _ in 0..12 {
+        let answer = send("POST", "/flash/s/holds?sku=shirt");
+        match answer.status {
+            // On a slow machine one may have come back.
+            201 => before = left(&answer, "buyer"),
+            429 => {
+                assert_eq!((before, left(&answer, "buyer")), (0, 0), "{answer:?}");
+                break;
+            }
+            other => panic!("{other}: {}", answer.text()),
+        }
+    }
+    assert_eq!(before, 0, "the burst was never used up");
+    let window = http.request("GET", &proxy.url("/flash/s"), &[], b"");
+    assert_eq!((window.status, window.header("ratelimit")), (200, None), "what everybody is shown is nobody's limit");
+}

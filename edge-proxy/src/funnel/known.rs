@@ -86,8 +86,7 @@ pub struct Known {
     config: KnownConfig,
     store: Arc<dyn SaleStore>,
     sales: Cache<Bytes, Arc<Watched>>,
-    unknown: Cache<Bytes, ()>,
-    lookups: DefaultDirectRateLimiter,
+    strangers: ArcSwap<Strangers>,
     /// The server's clock less ours, in milliseconds.
     clock_offset_ms: AtomicI64,
 }

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use serde::Deserialize;
 
-use super::rates;
 use super::stage::{Mode, Stage};
+use super::standing::Standing;
 use super::visit::Visit;
 use crate::background::{self, Task};
 use crate::config::millis;
@@ -232,7 +232,7 @@ impl Stage for SharedRates {
             if let Some(pool) = pool
                 && !pool.take()
             {
-                return Err(rates::refused(name, pool.per_second, 1, millis(self.config.lease_ms)));
+                return Err(Standing::refused(name, pool.per_second, 1, millis(self.config.lease_ms)));
             }
         }
         Ok(())

@@ -39,6 +39,7 @@ pub mod levels;
 pub mod lists;
 pub mod rates;
 pub mod stage;
+pub mod standing;
 pub mod tickets;
 pub mod tokens;
 pub mod visit;

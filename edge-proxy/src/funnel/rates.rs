@@ -15,14 +15,16 @@ use anyhow::ensure;
 use async_trait::async_trait;
 use bytes::Bytes;
 use governor::clock::{Clock, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use pingora_limits::rate::Rate;
 use serde::Deserialize;
 
 use super::stage::{Mode, Stage};
+use super::standing::Standing;
 use super::visit::{Caller, Visit};
 use crate::http::address::limit_key;
-use crate::http::problem::{Problem, Refusal};
+use crate::http::problem::Refusal;
 use crate::http::routes::Call;
 
 /// The `[rates]` section.
@@ -62,17 +64,6 @@ impl RatesConfig {
     }
 }
 
-/// The refusal of a limit: `quota` requests in `window_s` seconds (see the draft
-/// draft-ietf-httpapi-ratelimit-headers), of which none is left for `wait`.
-pub(super) fn refused(name: &str, quota: u32, window_s: u64, wait: Duration) -> Refusal {
-    let seconds = wait.as_secs_f64().ceil().max(1.0) as u64;
-    Problem::RateLimited
-        .because(format!("More than {quota} requests came within {window_s} s, or too many at once."))
-        .header("RateLimit-Policy", format!("\"{name}\";q={quota};w={window_s}"))
-        .header("RateLimit", format!("\"{name}\";r=0;t={seconds}"))
-        .retry_after(wait)
-}
-
 const SKETCH_HASHES: usize = 4;
 const SKETCH_SLOTS: usize = 65_536;
 
@@ -106,22 +97,34 @@ impl Stage for AddressRate {
 
     async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
         // The shop's own server speaks for all buyers, but proves itself only later: put it on the allow list.
-        if visit.favoured || self.rate.observe(&limit_key(visit.address), 1) <= self.limit {
+        if visit.favoured {
             return Ok(());
         }
-        Err(refused("address", self.limit as u32, 1, Duration::from_secs(1)))
+        let count = self.rate.observe(&limit_key(visit.address), 1);
+        if count <= self.limit {
+            let (quota, left) = (self.limit as u32, (self.limit - count) as u32);
+            if self.mode == Mode::Enforce {
+                visit.standings.note(Standing { limit: "address", quota, window_s: 1, left, reset_s: 1 });
+            }
+            return Ok(());
+        }
+        Err(Standing::refused("address", self.limit as u32, 1, Duration::from_secs(1)))
     }
 }
 
 /// Buyers whose bucket is full again are forgotten every so many checks.
 const FORGET_EVERY: u32 = 16_384;
 
+/// One that tells how much is left.
+type BuyerLimiter = DefaultKeyedRateLimiter<Bytes, StateInformationMiddleware>;
+
 /// Stage `buyer`.
 pub struct BuyerRate {
     mode: Mode,
     quota: u32,
+    per_second: u32,
     window_s: u64,
-    limiter: Option<Arc<DefaultKeyedRateLimiter<Bytes>>>,
+    limiter: Option<Arc<BuyerLimiter>>,
     clock: DefaultClock,
     checks: std::sync::atomic::AtomicU32,
 }
@@ -130,12 +133,14 @@ impl BuyerRate {
     pub fn new(config: &RatesConfig) -> Self {
         let limiter = NonZeroU32::new(config.buyer_per_second).map(|per_second| {
             let burst = NonZeroU32::new(config.buyer_burst).unwrap_or(NonZeroU32::MIN);
-            Arc::new(RateLimiter::keyed(Quota::per_second(per_second).allow_burst(burst)))
+            let limiter = RateLimiter::keyed(Quota::per_second(per_second).allow_burst(burst));
+            Arc::new(limiter.with_middleware::<StateInformationMiddleware>())
         });
         Self {
             mode: if limiter.is_some() { config.mode } else { Mode::Off },
             // So many at once, and as many again by the time that the bucket is full again.
             quota: config.buyer_burst,
+            per_second: config.buyer_per_second.max(1),
             window_s: u64::from(config.buyer_burst.div_ceil(config.buyer_per_second.max(1))),
             limiter,
             clock: DefaultClock::default(),
@@ -143,7 +148,7 @@ impl BuyerRate {
         }
     }
 
-    fn forget_idle_buyers(&self, limiter: &DefaultKeyedRateLimiter<Bytes>) {
+    fn forget_idle_buyers(&self, limiter: &BuyerLimiter) {
         let checks = self.checks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         if checks % FORGET_EVERY == FORGET_EVERY - 1 {
             limiter.retain_recent();
@@ -169,10 +174,20 @@ impl Stage for BuyerRate {
             return Ok(());
         }
         self.forget_idle_buyers(limiter);
-        let Err(not_until) = limiter.check_key(buyer) else {
-            return Ok(());
-        };
-        Err(refused("buyer", self.quota, self.window_s, not_until.wait_time_from(self.clock.now())))
+        let (quota, window_s) = (self.quota, self.window_s);
+        match limiter.check_key(buyer) {
+            Ok(state) => {
+                let left = state.remaining_burst_capacity().min(quota);
+                let reset_s = u64::from((quota - left).div_ceil(self.per_second).max(1));
+                if self.mode == Mode::Enforce {
+                    visit.standings.note(Standing { limit: "buyer", quota, window_s, left, reset_s });
+                }
+                Ok(())
+            }
+            Err(not_until) => {
+                Err(Standing::refused("buyer", quota, window_s, not_until.wait_time_from(self.clock.now())))
+            }
+        }
     }
 }
 
@@ -209,9 +224,9 @@ impl Stage for ServerRate {
     async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
         let counts = visit.route.call.arrives() || visit.route.call == Call::Status;
         match &self.limiter {
-            Some(limiter) if counts && !visit.favoured => limiter
-                .check()
-                .map_err(|not_until| refused("server", self.per_second, 1, not_until.wait_time_from(self.clock.now()))),
+            Some(limiter) if counts && !visit.favoured => limiter.check().map_err(|not_until| {
+                Standing::refused("server", self.per_second, 1, not_until.wait_time_from(self.clock.now()))
+            }),
             _ => Ok(()),
         }
     }
@@ -249,9 +264,11 @@ impl Stage for SaleRate {
 
     async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
         match &self.limiter {
-            Some(limiter) if visit.route.call.arrives() && !visit.favoured => limiter
-                .check_key(&visit.route.sale)
-                .map_err(|not_until| refused("sale", self.per_second, 1, not_until.wait_time_from(self.clock.now()))),
+            Some(limiter) if visit.route.call.arrives() && !visit.favoured => {
+                limiter.check_key(&visit.route.sale).map_err(|not_until| {
+                    Standing::refused("sale", self.per_second, 1, not_until.wait_time_from(self.clock.now()))
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -331,7 +348,7 @@ mod tests {
         }
         assert!((2..20).contains(&passed.0) && (4..40).contains(&passed.1), "{passed:?}");
         sale.check(&mut visit(&other)).await.unwrap();
-        let refusal = refused("sale", 2, 1, Duration::from_millis(1200));
+        let refusal = Standing::refused("sale", 2, 1, Duration::from_millis(1200));
         assert!(refusal.headers.contains(&("RateLimit", "\"sale\";r=0;t=2".to_owned())));
         assert!(refusal.retry_after_s() >= Some(2));
         let mut favoured = visit(&reserve);

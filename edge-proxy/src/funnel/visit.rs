@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use super::admission::Stay;
+use super::standing::Standings;
 use crate::http::input::Input;
 use crate::http::routes::Route;
 
@@ -50,6 +51,8 @@ pub struct Visit<'a> {
     pub favoured: bool,
     /// Being inside, where admission is limited.
     pub stay: Option<Stay>,
+    /// What is left of the limits that the client can keep to.
+    pub standings: Standings,
 }
 
 #[cfg(test)]
@@ -98,6 +101,7 @@ pub mod tests {
             ticket: None,
             favoured: false,
             stay: None,
+            standings: Standings::default(),
         }
     }
 }

@@ -43,6 +43,11 @@ impl Reply {
         self
     }
 
+    /// Whether others than the client may get to see it.
+    pub fn is_shared(&self) -> bool {
+        self.cache_control != NO_STORE
+    }
+
     /// The header as it goes over the wire.
     ///
     /// # Errors

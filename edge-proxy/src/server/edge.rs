@@ -17,6 +17,7 @@ use super::cache::{Fetch, Found, Page};
 use super::header_clock::HeaderClock;
 use super::live::{Current, Live};
 use super::{lifecycle, servers, shop};
+use crate::funnel::standing::Standings;
 use crate::funnel::tickets;
 use crate::funnel::visit::{Caller, Visit};
 use crate::http::address::{NOBODY, client_address};
@@ -398,9 +399,10 @@ impl Edge {
             ticket: None,
             favoured: false,
             stay: None,
+            standings: Standings::default(),
         };
         live.funnel.pass(&mut visit).await?;
-        let Visit { caller, ticket, stay, .. } = visit;
+        let Visit { caller, ticket, stay, standings, .. } = visit;
 
         if route.call.reads_body() {
             let body = tokio::time::timeout(live.limits.body_time.whole, read_body(session)).await;
@@ -411,7 +413,7 @@ impl Edge {
             let challenge = input.challenge.as_deref();
             let (sale, key, caller) = (&route.sale[..], &key[..], &caller);
             let request = tickets::Request { sale, key, caller, address: client, now_ms, challenge };
-            return live.tickets.issue(&request).await;
+            return standings.tell(live.tickets.issue(&request).await);
         }
         let place = live.funnel.enter(route.call)?;
         let result = live
@@ -433,7 +435,7 @@ impl Edge {
         if let Some(stay) = stay {
             stay.close(&result);
         }
-        result
+        standings.tell(result)
     }
 }
 
