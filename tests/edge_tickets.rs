@@ -285,3 +285,43 @@ fn somebody_elses_verdict_counts() {
     assert!(forms.contains(&"secret=s%26cret&response=good+one&remoteip=127.0.0.1".to_owned()), "{forms:?}");
     assert_eq!(forms.iter().filter(|form| form.contains("good")).count(), 3, "a used one is not asked about again");
 }
+
+#[test]
+fn work_is_good_for_one_ticket_at_all_proxies_together() {
+    let (mut redis, http) = (redis(), Http::new());
+    let work = |open: bool| {
+        format!("[{{ kind = \"altcha\", secret_file = \"work-key\", zeros = 1, open_when_down = {open} }}]")
+    };
+    let start = |open: bool| {
+        proxy(&redis, "required", &["old"])
+            .file("work-key", "the key of challenges, 32 bytes or more")
+            .set("challenges", &work(open))
+            .set("known.stale_ms", "600000")
+            .start()
+    };
+    let (first, second, open) = (start(false), start(false), start(true));
+    let solution = |proxy: &Proxy, buyer: &str| solve(&ask(&http, proxy, "s", buyer, "").json()["challenge"]);
+    let of_ann = solution(&first, "ann");
+    assert_eq!(ask(&http, &second, "s", "ann", &response(&of_ann)).status, 200);
+    for proxy in [&first, &second, &open] {
+        let again = ask(&http, proxy, "s", "ann", &response(&of_ann));
+        assert_refused(&again, 403, "challenge");
+        assert!(again.text().contains("used before"), "{}", again.text());
+    }
+    let mut client = redis.client();
+    let names = client.ok(&["KEYS", "solved:*"]);
+    assert_eq!(names.items().len(), 1, "{names}");
+    let life_s = client.ok(&["TTL", &names.at(0).text()]).integer();
+    assert!((1..=300).contains(&life_s), "{life_s}");
+
+    // Nobody can say what was used: shut, unless the config says otherwise.
+    let (of_bob, of_cleo) = (solution(&first, "bob"), solution(&open, "cleo"));
+    redis.stop();
+    assert_refused(&ask(&http, &first, "s", "bob", &response(&of_bob)), 503, "overloaded");
+    assert_eq!(ask(&http, &open, "s", "cleo", &response(&of_cleo)).status, 200);
+    redis.restart();
+    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "100"]);
+    wait_until("the same solution is taken", Duration::from_secs(30), || {
+        ask(&http, &first, "s", "bob", &response(&of_bob)).status == 200
+    });
+}

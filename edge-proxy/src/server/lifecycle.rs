@@ -111,7 +111,7 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     // Last of all: an upgrade ends the other process, so nothing may go wrong after it.
     server.bootstrap();
     log::info!("serving buyers on {}, operators on {}", listen.public, listen.admin);
-    leave_when_idle(&server, Duration::from_secs(listen.drain_s), relay_works);
+    leave_when_idle(&server, Duration::from_secs(listen.drain_s), relay_works, live);
     server.run(RunArgs { shutdown_signal: Box::new(Signals { upgrade_socket: listen.upgrade_socket }) });
     Ok(())
 }
@@ -183,24 +183,6 @@ fn warn_about(config: &Config) {
     }
 }
 
-/// The relay inside this process, for shops that want one process only. It runs once.
-struct RelayService {
-    relay: Mutex<Option<Relay>>,
-    /// Turns false when the relay has written down what was delivered and given its streams back.
-    works: Arc<AtomicBool>,
-}
-
-#[async_trait]
-impl BackgroundService for RelayService {
-    async fn start(&self, shutdown: ShutdownWatch) {
-        let relay = self.relay.lock().ok().and_then(|mut relay| relay.take());
-        if let Some(relay) = relay {
-            relay.run(shutdown).await;
-        }
-        self.works.store(false, Ordering::Release);
-    }
-}
-
 /// TERM, INT and QUIT all end the process gently; a second one ends it at once. With a new process waiting at the
 /// upgrade socket, QUIT hands the listeners over first.
 struct Signals {
@@ -254,7 +236,7 @@ const LAST_CALL: Duration = LAST_WORDS.saturating_add(Duration::from_millis(200)
 
 /// Pingora sleeps through the whole grace period. Once no request is left, and the relay has given its streams
 /// back so that another one need not wait for the lease to end, there is nothing to wait for.
-fn leave_when_idle(server: &Server, drain: Duration, relay_works: Arc<AtomicBool>) {
+fn leave_when_idle(server: &Server, drain: Duration, relay_works: Arc<AtomicBool>, live: Current) {
     let mut phases = server.watch_execution_phase();
     thread::spawn(move || {
         loop {

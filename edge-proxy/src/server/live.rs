@@ -107,7 +107,7 @@ impl Live {
         let refusals = Arc::new(Refusals::new(&config.sale));
         let counting = Counting::new(&config, fixed, before);
         let lists = Watched::new(&config.lists)?;
-        let challenges = Challenges::new(&config.challenges, fixed.used.clone())?;
+        let challenges = Challenges::new(&config.challenges, fixed.used.clone(), fixed.store.clone())?;
         let tickets = Arc::new(Tickets::new(&config.tickets, challenges, fixed.known.clone(), refusals.clone())?);
         let cache = match before {
             Some(before) if before.config.cache == config.cache => before.cache.clone(),

@@ -21,6 +21,8 @@ pub mod nodes;
 pub mod redis;
 mod sum;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -111,6 +113,12 @@ pub trait SaleStore: Send + Sync {
     async fn throttle(&self, key: &[u8], throttle: Throttle) -> Result<Throttled, StoreError> {
         let _ = (key, throttle);
         Err(StoreError::Misuse("this stock has no rate buckets".to_owned()))
+    }
+
+    /// Writes `key` down for `life`. Whether it was not there: of all who ask for it, on all proxies, one is the first.
+    async fn once(&self, key: &[u8], life: Duration) -> Result<bool, StoreError> {
+        let _ = (key, life);
+        Err(StoreError::Misuse("this stock remembers no names".to_owned()))
     }
 
     /// Whether the server answers at all.

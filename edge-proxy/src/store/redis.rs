@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -69,7 +69,7 @@ impl RedisStore {
         Ok(Called { answer: answer::answer(reply)?, repeated: answer::hold(before)?.is_some(), safe: true })
     }
 
-    async fn call_once(&self, place: Place<'_>, command: &Command) -> Result<Called, StoreError> {
+    async fn call_once(&self, place: Place<'_>, command: &Command, again: bool) -> Result<Called, StoreError> {
         if let Some(plain) = Plain::of(command) {
             let (reply, repeated) = self.fleet.reserve(place, plain).await?;
             return Ok(Called { answer: answer::answer(reply)?, repeated, safe: true });
@@ -92,12 +92,12 @@ impl RedisStore {
 
     async fn call_at(&self, place: Place<'_>, command: &Command) -> Result<Called, StoreError> {
         let began = Instant::now();
-        let result = self.call_once(place, command).await;
+        let result = self.call_once(place, command, false).await;
         // A connection may turn out to be dead only when it is used. What can be repeated without harm is
         // tried once more, if the first attempt has not used up the time already.
         let soon = began.elapsed() < self.fleet.times().response / 2;
         if soon && command.may_be_repeated() && matches!(result, Err(StoreError::Unknown(_))) {
-            return self.call_once(place, command).await.map_err(|error| match error {
+            return self.call_once(place, command, true).await.map_err(|error| match error {
                 // Not sent this time, but the first attempt may have been heard.
                 StoreError::Down(why) => StoreError::Unknown(why),
                 error => error,

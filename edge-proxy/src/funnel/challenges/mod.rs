@@ -2,7 +2,8 @@
 //!
 //! A challenge makes a thousand tickets cost a thousand times as much as one. It is asked for once, at the
 //! ticket; the hot route knows nothing of it. A solved one can be used once: what was used is remembered for
-//! as long as it would be good, in bounded memory, and when that is full nobody gets in rather than twice.
+//! as long as it would be good, in bounded memory, and when that is full nobody gets in rather than twice. What was
+//! solved on board is remembered in Redis too, for all proxies; providers see to that themselves.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use super::stage::Mode;
 use crate::config::{millis, secret};
 use crate::http::problem::{Problem, Refusal};
 use crate::metrics;
+use crate::store::SaleStore;
 
 mod pow;
 mod siteverify;
@@ -89,7 +91,8 @@ pub struct ChallengeConfig {
     /// `recaptcha`: the least score that is let in.
     #[serde(default)]
     pub score_min: f64,
-    /// The others: let buyers in while the provider does not answer.
+    /// Let buyers in while the provider does not answer; of `altcha`, while Redis cannot say whether a solution was used
+    /// at another proxy.
     #[serde(default)]
     pub open_when_down: bool,
 }
@@ -167,7 +170,7 @@ enum Verdict {
     Expired,
     /// It was used before.
     Used,
-    /// The provider does not answer.
+    /// The provider, or Redis, does not answer.
     Down,
     /// Too many are being verified, or remembered.
     Busy,
@@ -186,10 +189,14 @@ impl Verdict {
     }
 }
 
+/// What the keys of solutions that were used begin with. They go away when the challenge would have ended.
+const KEY_PREFIX: &[u8] = b"solved:";
+
 /// The challenges of all sales.
 pub struct Challenges {
     rules: Vec<(ChallengeConfig, Solver)>,
     used: Arc<Used>,
+    store: Arc<dyn SaleStore>,
     /// The longest life of a challenge.
     life: Duration,
 }
@@ -215,11 +222,11 @@ impl Applicant<'_> {
 impl Challenges {
     /// # Errors
     /// A secret cannot be read or a URL is malformed.
-    pub fn new(configs: &[ChallengeConfig], used: Arc<Used>) -> anyhow::Result<Self> {
+    pub fn new(configs: &[ChallengeConfig], used: Arc<Used>, store: Arc<dyn SaleStore>) -> anyhow::Result<Self> {
         let rules: Vec<_> =
             configs.iter().map(|config| Ok((config.clone(), config.solver()?))).collect::<anyhow::Result<_>>()?;
         let longest_s = configs.iter().map(|config| config.ttl_s).max().unwrap_or(1);
-        Ok(Self { rules, used, life: Duration::from_secs(longest_s) })
+        Ok(Self { rules, used, store, life: Duration::from_secs(longest_s) })
     }
 
     /// Lets an applicant through who has solved the sale's challenge, if it has one.
@@ -260,10 +267,29 @@ impl Challenges {
         }
     }
 
+    /// Uses a solution here first, which costs nothing, and then at all proxies.
+    async fn use_everywhere(&self, name: &[u8; 16]) -> Verdict {
+        match self.used.take(name, self.life) {
+            Verdict::Solved => {}
+            taken => return taken,
+        }
+        let key = [KEY_PREFIX, hex(name).as_bytes()].concat();
+        match self.store.once(&key, self.life).await {
+            Ok(true) => Verdict::Solved,
+            Ok(false) => Verdict::Used,
+            Err(error) => {
+                log::debug!("a solution cannot be written down: {error}");
+                // It may be sent again. If it was written down all the same, it counts as used then.
+                self.used.give_back(name);
+                Verdict::Down
+            }
+        }
+    }
+
     async fn judge(&self, solver: &Solver, applicant: &Applicant<'_>, response: &str) -> Verdict {
         match solver {
             Solver::Work(work) => match work.verify(response, &applicant.binding()) {
-                Ok(name) => self.used.take(&name, self.life),
+                Ok(name) => self.use_everywhere(&name).await,
                 Err(verdict) => verdict,
             },
             Solver::Site(site) => {

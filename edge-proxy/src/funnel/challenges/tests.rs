@@ -1,10 +1,18 @@
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use altcha::{Payload, SolveChallengeOptions, solve_challenge};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use async_trait::async_trait;
+use bytes::Bytes;
+
 use super::*;
 use crate::store::redis::unix_ms;
+use crate::store::{Called, Command, HoldView, SaleView, StoreError};
 
 fn secret_file(secret: &str) -> PathBuf {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -18,9 +26,76 @@ fn config(kind: &str, more: &str) -> ChallengeConfig {
     config
 }
 
+/// Remembers names for all who share it, or is away.
+#[derive(Default)]
+struct Notebook {
+    names: Mutex<HashSet<Vec<u8>>>,
+    away: AtomicBool,
+}
+
+#[async_trait]
+impl SaleStore for Notebook {
+    async fn call(&self, _: &[u8], _: &Command) -> Result<Called, StoreError> {
+        Err(StoreError::NoSale)
+    }
+
+    async fn hold(&self, _: &[u8], _: &[u8], _: Option<&[u8]>) -> Result<Option<HoldView>, StoreError> {
+        Err(StoreError::NoSale)
+    }
+
+    async fn sale(&self, _: &[u8]) -> Result<(SaleView, i64), StoreError> {
+        Err(StoreError::NoSale)
+    }
+
+    async fn keys(&self, _: &[u8], _: usize) -> Result<Vec<Bytes>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn once(&self, key: &[u8], _: Duration) -> Result<bool, StoreError> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(StoreError::Down("away".to_owned()));
+        }
+        Ok(self.names.lock().unwrap().insert(key.to_vec()))
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+fn at_a_proxy(notebook: &Arc<Notebook>, config: &ChallengeConfig) -> Challenges {
+    Challenges::new(std::slice::from_ref(config), Arc::default(), notebook.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn a_solution_is_good_at_one_of_several_proxies() {
+    let (notebook, config) = (Arc::new(Notebook::default()), config("altcha", ""));
+    let (first, second) = (at_a_proxy(&notebook, &config), at_a_proxy(&notebook, &config));
+    let anna = applicant("s", "anna");
+    let solution = sent(&solved(&asked(&first, &anna).await));
+    second.demand(&anna, Some(&solution)).await.unwrap();
+    let again = first.demand(&anna, Some(&solution)).await.unwrap_err();
+    assert!(again.detail.unwrap().contains("used before"));
+}
+
+#[tokio::test]
+async fn while_nobody_can_say_what_was_used_solutions_wait_or_are_let_in() {
+    let notebook = Arc::new(Notebook::default());
+    let closed = config("altcha", "");
+    let open = ChallengeConfig { open_when_down: true, ..closed.clone() };
+    let (closed, open) = (at_a_proxy(&notebook, &closed), at_a_proxy(&notebook, &open));
+    let anna = applicant("s", "anna");
+    let (one, other) = (sent(&solved(&asked(&closed, &anna).await)), sent(&solved(&asked(&open, &anna).await)));
+    notebook.away.store(true, Ordering::Relaxed);
+    assert_eq!(closed.demand(&anna, Some(&one)).await.unwrap_err().problem, Problem::Overloaded);
+    open.demand(&anna, Some(&other)).await.unwrap();
+    notebook.away.store(false, Ordering::Relaxed);
+    closed.demand(&anna, Some(&one)).await.unwrap();
+}
+
 fn challenges(configs: &[ChallengeConfig]) -> Challenges {
     configs.iter().for_each(|config| config.validate().unwrap());
-    Challenges::new(configs, Arc::default()).unwrap()
+    Challenges::new(configs, Arc::default(), Arc::new(Notebook::default())).unwrap()
 }
 
 fn applicant<'a>(sale: &'a str, buyer: &'a str) -> Applicant<'a> {
