@@ -53,3 +53,39 @@ fn a_proxy_that_is_not_there_is_named() {
     let error = flashsale(&["drill", "--redis", &redis.url()]).failed();
     assert!(error.contains("which proxy?"), "{error}");
 }
+
+#[test]
+fn of_a_thousand_requests_for_each_unit_nearly_none_reaches_redis() {
+    const UNITS: u64 = 12;
+    let redis = RedisServer::builder(Server::Redis70).module().start();
+    let proxy = Proxy::builder()
+        .redis(&redis)
+        .set("listen.trusted_proxies", "[\"127.0.0.0/8\"]")
+        .set("admission.mode", "\"enforce\"")
+        .set("admission.factor", "1.0")
+        .set("admission.returns", "0.0")
+        .start();
+    let addresses = proxy.addresses();
+    let folder = config(&format!("url = {:?}", redis.url()), &addresses.public, &addresses.admin);
+    let config = folder.path().join("edge.toml");
+    let config = config.to_string_lossy();
+    let words = ["drill", "--buyers", "12000", "--units", "12", "--over", "4s", "--payers", "20", "--json", "--config"];
+    let outcome = flashsale(&[&words[..], &[&config]].concat()).json();
+    let count = |name: &str| outcome[name].as_u64().unwrap_or_else(|| panic!("no {name} in {outcome}"));
+    assert!(count("asked") >= 1_000 * UNITS, "{outcome}");
+    // Each unit, those that came back, and few who came too late.
+    assert!((UNITS..=2 * UNITS).contains(&count("sent")), "{outcome}");
+    assert!(outcome["answered_before_redis_percent"].as_f64() > Some(99.8), "{outcome}");
+    // By the server's own count: those in the rush reserved, and 20 paid; each of them was looked at once before.
+    let calls = |name: &str| {
+        let mut commands = outcome["commands"].as_array().expect("commands").iter();
+        commands.find(|command| command[0] == name).and_then(|command| command[1].as_u64()).unwrap_or(0)
+    };
+    let reserving = calls("flash.reserve") + calls("flash.mreserve");
+    assert!((1..=count("sent")).contains(&reserving), "{outcome}");
+    assert!(calls("flash.hold") <= count("sent") + 20 + 2 * UNITS, "{outcome}");
+    assert!((20..=20 + 2 * UNITS).contains(&calls("flash.confirm")), "{outcome}");
+    for name in ["paying_alone", "paying_in_rush"] {
+        assert_eq!(outcome[name]["count"], 20, "{outcome}");
+    }
+}

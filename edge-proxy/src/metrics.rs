@@ -210,6 +210,7 @@ pub fn register() {
     Lazy::force(&REDIS_SECONDS);
     Lazy::force(&REDIS_BATCH);
     Lazy::force(&SWEPT);
+    Lazy::force(&REDIS_SPARED);
     Lazy::force(&REDIS_BREAKERS_OPEN);
     Lazy::force(&REQUESTS_IN_FLIGHT);
     Lazy::force(&CONNECTIONS);

@@ -34,6 +34,9 @@ pub struct Arguments {
     /// How many units there are
     #[arg(long, default_value_t = 100, value_parser = RangedU64ValueParser::<u32>::new().range(1..=10_000_000))]
     units: u32,
+    /// How many more pay for a unit that they have already, first in peace and then as many in the rush: what paying takes
+    #[arg(long, default_value_t = 0, value_parser = RangedU64ValueParser::<u32>::new().range(0..=10_000))]
+    payers: u32,
     /// In which time they come
     #[arg(long, default_value = "10s", value_parser = units::duration)]
     over: u64,
@@ -73,7 +76,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let url = arguments.url.or_else(|| config.map(|config| here(config.listen.public.port())));
     let url = url.context("which proxy? Name its config with --config, or its public address with --url")?;
     let tokens = match (&arguments.tokens, config) {
-        (Some(path), _) => Tokens::of_file(path, arguments.buyers)?,
+        (Some(path), _) => Tokens::of_file(path, arguments.buyers.saturating_add(arguments.payers.saturating_mul(2)))?,
         (None, Some(config)) => Tokens::of_config(config)?,
         (None, None) => anyhow::bail!("give the proxy's config with --config, or identity tokens with --tokens FILE"),
     };
@@ -82,6 +85,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
         admin: arguments.admin.or_else(|| config.map(|config| here(config.listen.admin.port()))),
         buyers: arguments.buyers,
         units: arguments.units,
+        payers: arguments.payers,
         over: Duration::from_millis(arguments.over),
         in_flight: arguments.in_flight,
         shards: arguments.shards,

@@ -30,10 +30,12 @@ const FAILURES: usize = 10;
 pub struct Crowd {
     browser: Browser,
     tally: Arc<Tally>,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
     opens_at: u64,
     seed: u64,
     late_us: AtomicU64,
+    /// Requests for a unit.
+    asked: AtomicU64,
     told: Mutex<Told>,
 }
 
@@ -47,7 +49,7 @@ struct Told {
 }
 
 impl Crowd {
-    pub fn new(plan: &Plan, sale: &str, tokens: Tokens, opens_at: u64) -> anyhow::Result<Self> {
+    pub fn new(plan: &Plan, sale: &str, tokens: Arc<Tokens>, opens_at: u64) -> anyhow::Result<Self> {
         let histogram = || Histogram::new_with_bounds(1, 600_000_000, 3);
         let tally = Arc::new(Tally::default());
         Ok(Self {
@@ -57,6 +59,7 @@ impl Crowd {
             opens_at,
             seed: plan.seed,
             late_us: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
             told: Mutex::new(Told {
                 endings: BTreeMap::new(),
                 orders: Vec::new(),
@@ -89,7 +92,10 @@ impl Crowd {
     }
 
     async fn buy(&self, buyer: &Buyer, token: &str, due: Instant) -> Result<String, String> {
-        let reserve = || self.browser.reserve(buyer, token, 1, &buyer.name);
+        let reserve = || {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            self.browser.reserve(buyer, token, 1, &buyer.name)
+        };
         let hold = match self.until_known(reserve).await {
             Answer::Done(hold) => hold["hold"].as_str().ok_or("a hold without an id")?.to_owned(),
             Answer::Refused(word) => {
@@ -133,8 +139,18 @@ impl Crowd {
         answer
     }
 
+    /// When the first may come.
+    pub fn opens(&self) -> Instant {
+        let opens_in = Duration::from_millis(self.opens_at.saturating_sub(unix_ms()));
+        Instant::now() + opens_in + CLOCKS_APART
+    }
+
     pub fn requests(&self) -> u64 {
         self.tally.requests.load(Ordering::Relaxed)
+    }
+
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
     }
 
     pub fn endings(&self) -> Vec<(String, u64)> {
@@ -178,11 +194,11 @@ impl Crowd {
     }
 }
 
-fn micros(since: Instant) -> u64 {
+pub(super) fn micros(since: Instant) -> u64 {
     since.elapsed().as_micros() as u64
 }
 
-fn latency(histogram: &Histogram<u64>) -> Latency {
+pub(super) fn latency(histogram: &Histogram<u64>) -> Latency {
     let ms = |quantile| histogram.value_at_quantile(quantile) as f64 / 1_000.0;
     Latency {
         count: histogram.len(),
@@ -207,13 +223,11 @@ fn arrivals(buyers: u32, over: Duration, seed: u64) -> Vec<Duration> {
     arrivals
 }
 
-/// Lets everybody come. Tells how long it took from the opening to the last answer, in seconds.
+/// Lets everybody come, from `opens` on. Tells how long it took from then to the last answer, in seconds.
 ///
 /// # Errors
 /// A visit could not be carried out at all.
-pub async fn come(crowd: &Arc<Crowd>, plan: &Plan) -> anyhow::Result<f64> {
-    let opens_in = Duration::from_millis(crowd.opens_at.saturating_sub(unix_ms()));
-    let opens = Instant::now() + opens_in + CLOCKS_APART;
+pub async fn come(crowd: &Arc<Crowd>, plan: &Plan, opens: Instant) -> anyhow::Result<f64> {
     let bar = bar(plan.buyers);
     let mut visits = JoinSet::new();
     for (number, after) in (0..).zip(arrivals(plan.buyers, plan.over, plan.seed)) {

@@ -5,23 +5,27 @@
 //! moment a buyer wanted to ask. A drill that waits for answers before it asks again would hide every stall.
 //!
 //! [`crowd`] says who comes when and carries the visits out, [`token`] signs for them as the shop's login would, [`funnel`]
-//! reads which stage refused whom, [`report`] prints it all.
+//! reads which stage refused whom, [`commands`] what Redis was asked, [`payers`] pay in the midst of it, [`report`] prints it all.
 
+mod commands;
 mod crowd;
 mod funnel;
+mod payers;
 mod report;
 mod token;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
 pub use self::token::Tokens;
 
+use self::commands::Commands;
 use self::crowd::Crowd;
 use self::funnel::Funnel;
+use self::payers::{Paid, Payers};
 use crate::operate::create::{self, Plan as SalePlan, Shards, Stock, When};
 use crate::operate::leftovers::Mending;
 use crate::operate::switch::{self, Switch};
@@ -42,6 +46,8 @@ pub struct Plan {
     pub admin: Option<String>,
     pub buyers: u32,
     pub units: u32,
+    /// Buyers who pay for a unit that they have already, before the rush and as many in it.
+    pub payers: u32,
     /// In which time all buyers come.
     pub over: Duration,
     /// Most requests under way at once: a bound on this machine, not on the crowd.
@@ -64,12 +70,22 @@ pub struct Outcome {
     pub seconds: f64,
     pub requests: u64,
     pub asked_per_second: f64,
+    /// Requests for a unit, those of them that went to the stock, and so the share in percent that was answered before
+    /// it. `None` without an admin address.
+    pub asked: u64,
+    pub sent: Option<u64>,
+    pub answered_before_redis_percent: Option<f64>,
+    /// How often the servers ran each command meanwhile, by their own count.
+    pub commands: Vec<(String, u64)>,
     /// How it ended, and for how many buyers.
     pub endings: Vec<(String, u64)>,
     /// Requests by stage of the funnel and outcome; empty without an admin address.
     pub funnel: Vec<(String, String, u64)>,
     pub reserve: Latency,
     pub confirm: Latency,
+    /// Of those who had a unit already: paying in peace, and in the rush. `None` without them.
+    pub paying_alone: Option<Latency>,
+    pub paying_in_rush: Option<Latency>,
     /// How late this machine sent the latest request. Much of it: the drill was too slow for its own plan.
     pub late_ms: f64,
     pub stocked: u64,
@@ -115,9 +131,33 @@ impl Outcome {
 /// The proxy or the servers do not answer, or the sale could not be made.
 pub async fn run(plan: &Plan, deployment: &Deployment, prefix: &str, tokens: Tokens) -> anyhow::Result<Outcome> {
     let name = format!("drill-{}-{:06x}", unix_ms(), rand::random::<u32>() & 0xff_ffff);
+    let tokens = Arc::new(tokens);
+    let mut payers = match plan.payers {
+        0 => None,
+        _ => Some(Payers::gather(plan, deployment, prefix, &name, &tokens).await?),
+    };
+    let outcome = rehearse(plan, deployment, prefix, &name, tokens, payers.as_mut()).await;
+    if let (Some(payers), false) = (&payers, plan.keep) {
+        remove(deployment, &payers.sale).await.context("removing the sale of those who pay")?;
+    }
+    outcome
+}
+
+async fn rehearse(
+    plan: &Plan,
+    deployment: &Deployment,
+    prefix: &str,
+    name: &str,
+    tokens: Arc<Tokens>,
+    mut payers: Option<&mut Payers>,
+) -> anyhow::Result<Outcome> {
+    let alone = match &mut payers {
+        Some(payers) => Some(payers.pay(plan.payers as usize, Instant::now(), plan.over).await?),
+        None => None,
+    };
     let opens_at = unix_ms() + UNTIL_OPEN_MS;
     let sale_plan = SalePlan {
-        name: name.clone(),
+        name: name.to_owned(),
         shards: plan.shards,
         stock: vec![Stock { sku: SKU.to_owned(), quantity: plan.units.into(), limit: None }],
         limit: Some(1),
@@ -132,35 +172,55 @@ pub async fn run(plan: &Plan, deployment: &Deployment, prefix: &str, tokens: Tok
         mending: Mending::Untouched,
     };
     let sale = create::create(deployment, prefix, &sale_plan, unix_ms()).await?.sale;
-    let outcome = rush(plan, deployment, &sale, tokens, opens_at).await;
+    let crowd = Arc::new(Crowd::new(plan, &sale.name, tokens, opens_at)?);
+    let outcome = rush(plan, deployment, &sale, &crowd, alone, payers).await;
     if !plan.keep {
         remove(deployment, &sale).await.context("removing the drill's sale")?;
     }
     outcome
 }
 
+/// Those who have a unit pay while the crowd comes.
+async fn pay_in_rush(plan: &Plan, opens: Instant, payers: Option<&mut Payers>) -> anyhow::Result<Option<Paid>> {
+    match payers {
+        Some(payers) => Ok(Some(payers.pay(plan.payers as usize, opens, plan.over).await?)),
+        None => Ok(None),
+    }
+}
+
 async fn rush(
     plan: &Plan,
     deployment: &Deployment,
     sale: &Sale,
-    tokens: Tokens,
-    opens_at: u64,
+    crowd: &Arc<Crowd>,
+    alone: Option<Paid>,
+    payers: Option<&mut Payers>,
 ) -> anyhow::Result<Outcome> {
     let funnel = match &plan.admin {
         Some(admin) => Some((admin, Funnel::read(admin).await?)),
         None => None,
     };
-    let crowd = Arc::new(Crowd::new(plan, &sale.name, tokens, opens_at)?);
-    let seconds = crowd::come(&crowd, plan).await?;
-    let funnel = match funnel {
-        Some((admin, before)) => Funnel::read(admin).await?.less(&before),
-        None => Vec::new(),
+    let before = Commands::read(deployment).await?;
+    let opens = crowd.opens();
+    let (seconds, in_rush) = tokio::try_join!(crowd::come(crowd, plan, opens), pay_in_rush(plan, opens, payers))?;
+    let commands = Commands::read(deployment).await?.less(&before);
+    let (funnel, sent) = match funnel {
+        Some((admin, before)) => {
+            let after = Funnel::read(admin).await?;
+            (after.less(&before), Some(after.sent_since(&before)))
+        }
+        None => (Vec::new(), None),
     };
     switch::switch(deployment, sale, Switch::Close).await?;
     let book = Book::read(deployment, sale).await?;
     let report = audit::audit(deployment, sale).await?;
     let sku = book.skus.get(SKU.as_bytes()).copied().unwrap_or_default();
-    let requests = crowd.requests();
+    let (requests, asked) = (crowd.requests(), crowd.asked());
+    let mut checks = check(plan, crowd, &book, &report);
+    if let (Some(alone), Some(in_rush)) = (&alone, &in_rush) {
+        let against = [&alone.failures[..], &in_rush.failures].concat();
+        checks.push(Check { claim: "whoever had a unit could pay for it", against });
+    }
     Ok(Outcome {
         sale: sale.name.clone(),
         shards: sale.shards(),
@@ -169,16 +229,22 @@ async fn rush(
         seconds,
         requests,
         asked_per_second: requests as f64 / seconds.max(0.001),
+        asked,
+        sent,
+        answered_before_redis_percent: sent.map(|sent| 100.0 * (1.0 - sent as f64 / asked.max(1) as f64)),
+        commands,
         endings: crowd.endings(),
         funnel,
         reserve: crowd.reserve_latency(),
         confirm: crowd.confirm_latency(),
+        paying_alone: alone.map(|paid| paid.latency),
+        paying_in_rush: in_rush.map(|paid| paid.latency),
         late_ms: crowd.late_ms(),
         stocked: sku.stocked,
         sold: sku.sold,
         left: sku.available + sku.held + sku.in_transit,
         oversold: sku.sold.saturating_sub(plan.units.into()),
-        checks: check(plan, &crowd, &book, &report),
+        checks,
     })
 }
 

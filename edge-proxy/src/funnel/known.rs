@@ -28,7 +28,7 @@ use crate::sale::picture::Picture;
 use crate::sale::refusals::Refusals;
 use crate::store::layout::sale_of_key;
 use crate::store::redis::unix_ms;
-use crate::store::{SaleStore, StoreError};
+use crate::store::{Answer, SaleStore, StoreError};
 
 /// The `[known]` section.
 #[derive(Debug, Clone, Deserialize)]
@@ -287,6 +287,25 @@ impl Known {
         {
             watched.outdated.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Redis has refused one unit of `item` to somebody who asked at `asked_at`, because none is there: until the next
+    /// picture nobody else need ask. One of several shards does not know that of the others.
+    pub fn refused(&self, key: &[u8], item: &Item, answer: &Answer, asked_at: Instant) {
+        let (next_ms, is_held) = match answer {
+            Answer::AllHeld { next_ms, .. } => (*next_ms, true),
+            Answer::SoldOut { .. } => (0, false),
+            _ => return,
+        };
+        let Some(watched) = self.sales.get(key).filter(|_| item.quantity == 1) else {
+            return;
+        };
+        watched.picture.rcu(|picture| {
+            picture.as_ref().map(|picture| match picture.without(&item.sku, is_held, next_ms, asked_at) {
+                Some(newer) => Arc::new(newer),
+                None => picture.clone(),
+            })
+        });
     }
 
     /// Messages of the state channel may have been missed: every picture is outdated.

@@ -1,6 +1,7 @@
 //! The last stage of the funnel: the calls of a sale, carried out by the stock.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::ensure;
 use bytes::Bytes;
@@ -130,6 +131,7 @@ impl Counter {
             meta: order.input.meta.clone(),
             not_after_ms: self.known.server_ms(order.now_ms) + self.timeout_ms,
         };
+        let asked_at = Instant::now();
         let called = self.call(&order, &command).await?;
         match &called.answer {
             Answer::Reserved { id, deadline_ms } => {
@@ -143,12 +145,15 @@ impl Counter {
             }
             // The same request again, after the hold has become an order.
             Answer::Confirmed { id, order_no } if order.wanted_id.is_some() => Ok(ordered(id, *order_no)),
-            refused => Err(self.refuse(&order.key, &items, order.now_ms, refused).await),
+            refused => Err(self.refuse(&order.key, &items, order.now_ms, asked_at, refused).await),
         }
     }
 
     /// The refusal to tell. A shard that is empty does not know whether others are: the picture of all of them does.
-    async fn refuse(&self, key: &[u8], items: &[Item], now_ms: u64, answer: &Answer) -> Refusal {
+    async fn refuse(&self, key: &[u8], items: &[Item], now_ms: u64, asked_at: Instant, answer: &Answer) -> Refusal {
+        if let [item] = items {
+            self.known.refused(key, item, answer, asked_at);
+        }
         if matches!(answer, Answer::Empty { .. })
             && let Ok(picture) = self.known.picture(key).await
             && let Err(refusal) = self.known.judge(&picture, items, now_ms, &self.refusals)
@@ -167,9 +172,10 @@ impl Counter {
             reference: order.input.reference.clone(),
             meta: order.input.meta.clone(),
         };
+        let asked_at = Instant::now();
         let called = self.call(&order, &command).await?;
-        if matches!(called.answer, Answer::Empty { .. }) {
-            return Err(self.refuse(&order.key, &order.input.items, order.now_ms, &called.answer).await);
+        if matches!(called.answer, Answer::Empty { .. } | Answer::AllHeld { .. } | Answer::SoldOut { .. }) {
+            return Err(self.refuse(&order.key, &order.input.items, order.now_ms, asked_at, &called.answer).await);
         }
         self.promise(&order.key, called)
     }

@@ -109,6 +109,26 @@ impl Picture {
         picture.news = Some(News { available, version, heard_at: Instant::now() });
     }
 
+    /// This picture without a unit of `sku` to be had, as Redis said to somebody who asked at `asked_at`. `None` if it
+    /// says so already, is newer or has heard newer, or is of several shards, each of which speaks for itself.
+    pub fn without(&self, sku: &[u8], is_held: bool, next_ms: u64, asked_at: Instant) -> Option<Self> {
+        let picture = self.skus.get(sku)?;
+        let heard_newer = picture.news.is_some_and(|news| news.heard_at >= asked_at);
+        let says_so = matches!(self.holding(picture), Holding::OnlyHeld | Holding::Nothing);
+        if self.sale.shards > 1 || self.asked_at >= asked_at || heard_newer || says_so {
+            return None;
+        }
+        let mut newer = self.clone();
+        let picture = newer.skus.get_mut(sku)?;
+        picture.news = None;
+        picture.counters.available = 0;
+        picture.counters.held = if is_held { picture.counters.held.max(1) } else { 0 };
+        if is_held && next_ms > 0 {
+            newer.sale.next_deadline_ms = next_ms;
+        }
+        Some(newer)
+    }
+
     /// What the sale is at `now_ms` of the server's clock: it opens and closes by itself.
     pub fn state(&self, now_ms: u64) -> State {
         let sale = &self.sale;
@@ -234,6 +254,27 @@ mod tests {
 
     fn verdict(picture: &Picture) -> Option<Answer> {
         picture.verdict(&items("S"), NOW_MS, true)
+    }
+
+    #[test]
+    fn a_refusal_by_redis_is_news() {
+        let sku = b"S";
+        let old = picture(3, 0);
+        let later = Instant::now();
+        let held = old.without(sku, true, NOW_MS + 5, later).unwrap();
+        assert_eq!(verdict(&held), Some(Answer::AllHeld { sku: Bytes::from_static(sku), next_ms: NOW_MS + 5 }));
+        assert!(held.without(sku, true, 0, later).is_none(), "it is known");
+        let sold = old.without(sku, false, 0, later).unwrap();
+        assert_eq!(verdict(&sold), Some(Answer::SoldOut { sku: Bytes::from_static(sku) }));
+        // Whoever asked before the picture was asked for has old news.
+        assert!(picture(3, 0).without(sku, true, 0, later).is_none());
+        assert!(old.without(b"T", true, 0, later).is_none());
+        let mut heard = old.clone();
+        heard.hear(sku, true, 7);
+        assert!(heard.without(sku, true, 0, later).is_none(), "a unit came back meanwhile");
+        assert!(heard.without(sku, true, 0, Instant::now()).is_some_and(|newer| verdict(&newer).is_some()));
+        let sharded = Picture { sale: SaleView { shards: 2, ..old.sale.clone() }, ..old };
+        assert!(sharded.without(sku, true, 0, later).is_none());
     }
 
     #[test]

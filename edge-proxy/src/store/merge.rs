@@ -28,6 +28,8 @@ pub struct Plain {
     pub buyer: Bytes,
     pub item: Item,
     pub not_after_ms: u64,
+    /// The first attempt may have been heard: only the server knows.
+    pub again: bool,
 }
 
 impl Plain {
@@ -35,9 +37,13 @@ impl Plain {
     pub fn of(command: &Command) -> Option<Self> {
         match command {
             Command::Reserve { id, buyer, items, meta: None, not_after_ms } => match items.as_slice() {
-                [item] => {
-                    Some(Self { id: id.clone(), buyer: buyer.clone(), item: item.clone(), not_after_ms: *not_after_ms })
-                }
+                [item] => Some(Self {
+                    id: id.clone(),
+                    buyer: buyer.clone(),
+                    item: item.clone(),
+                    not_after_ms: *not_after_ms,
+                    again: false,
+                }),
                 _ => None,
             },
             _ => None,
@@ -127,7 +133,8 @@ impl Merger {
         loop {
             batch.retain(Waiting::may_go);
             if !batch.is_empty() {
-                send(&fleet, Place { key: &key, shard }, std::mem::take(&mut batch)).await;
+                let gone = send(&fleet, Place { key: &key, shard }, std::mem::take(&mut batch)).await;
+                self.spare(&key, &gone);
             }
             let mut queues = self.queues();
             match queues.get_mut(&key) {
@@ -136,6 +143,27 @@ impl Merger {
                     batch.extend(queue.drain(..most));
                 }
                 _ => return drop(queues.remove(&key)),
+            }
+        }
+    }
+
+    /// Answers those in the queue who want what has just turned out to be gone. They came before that answer, so it is
+    /// theirs as well, and the server need not be asked again.
+    fn spare(&self, key: &Bytes, gone: &Gone) {
+        if gone.is_empty() {
+            return;
+        }
+        let spared: Vec<Waiting> = match self.queues().get_mut(key) {
+            Some(queue) => queue
+                .extract_if(.., |waiting| !waiting.plain.again && gone.contains_key(&waiting.plain.item.sku))
+                .collect(),
+            None => return,
+        };
+        metrics::REDIS_SPARED.inc_by(spared.len() as u64);
+        for waiting in spared {
+            if let Some(answer) = gone.get(&waiting.plain.item.sku) {
+                // The one who waited may have left.
+                let _ = waiting.told.send(Ok((answer.clone(), false)));
             }
         }
     }
@@ -160,7 +188,25 @@ impl Drop for Unlock<'_> {
     }
 }
 
-async fn send(fleet: &Arc<Fleet>, place: Place<'_>, batch: Vec<Waiting>) {
+/// Articles of which not one unit could be had, and how that was told.
+type Gone = HashMap<Bytes, Value>;
+
+/// Notes the answer if it says that not even one unit of the article can be had.
+fn note_gone(gone: &mut Gone, plain: &Plain, told: &Told) {
+    let Ok((Value::Array(answer), _)) = told else {
+        return;
+    };
+    let word: &[u8] = match answer.first() {
+        Some(Value::BulkString(word)) => word,
+        Some(Value::SimpleString(word)) => word.as_bytes(),
+        _ => return,
+    };
+    if plain.item.quantity == 1 && (word == b"SOLDOUT" || word == b"ALLHELD") {
+        gone.insert(plain.item.sku.clone(), Value::Array(answer.clone()));
+    }
+}
+
+async fn send(fleet: &Arc<Fleet>, place: Place<'_>, batch: Vec<Waiting>) -> Gone {
     metrics::REDIS_BATCH.observe(batch.len() as f64);
     let plains: Vec<&Plain> = batch.iter().map(|waiting| &waiting.plain).collect();
     let mut told = reserve_all(fleet, place, &plains).await;
@@ -171,10 +217,13 @@ async fn send(fleet: &Arc<Fleet>, place: Place<'_>, batch: Vec<Waiting>) {
             told.append(&mut reserve_all(fleet, place, &[*plain]).await);
         }
     }
+    let mut gone = Gone::new();
     for (waiting, told) in batch.into_iter().zip(told) {
+        note_gone(&mut gone, &waiting.plain, &told);
         // The one who waited may have left.
         let _ = waiting.told.send(told);
     }
+    gone
 }
 
 /// What each of the reservations is answered.
@@ -248,6 +297,7 @@ mod tests {
             buyer: Bytes::from_static(buyer.as_bytes()),
             item: Item { sku: Bytes::from_static(b"S"), quantity: 1 },
             not_after_ms,
+            again: false,
         }
     }
 
@@ -281,6 +331,36 @@ mod tests {
         let told: Vec<_> = told.into_iter().map(Result::unwrap).collect();
         assert_eq!(told, [(Value::Int(1), false), (Value::Int(2), false), (Value::Int(3), true)]);
         assert!(read(vec![nobody.clone(), nobody, Value::Array(vec![])], &[&one, &two, &again]).is_err());
+    }
+
+    fn wait(merger: &Merger, plain: Plain) -> oneshot::Receiver<Told> {
+        let (told, answer) = oneshot::channel();
+        let waiting = Waiting { plain, fate: Arc::new(AtomicU8::new(WAITS)), told };
+        merger.line_up(b"k", waiting).unwrap();
+        answer
+    }
+
+    #[test]
+    fn who_waits_for_what_is_gone_is_told_so_and_a_second_attempt_is_not() {
+        let merger = Merger::new(64, Duration::from_secs(1));
+        let _first = wait(&merger, plain(None, "ann", 9));
+        let mut same = wait(&merger, plain(None, "bob", 9));
+        let mut again = wait(&merger, Plain { again: true, ..plain(Some("h"), "bob", 9) });
+        let other_item = Item { sku: Bytes::from_static(b"T"), quantity: 1 };
+        let mut other = wait(&merger, Plain { item: other_item, ..plain(None, "cleo", 9) });
+        let answer = |word: &str| Value::Array(vec![Value::BulkString(word.as_bytes().to_vec())]);
+        let gone_by = |word: &str, quantity| {
+            let mut gone = Gone::new();
+            let mut asked = plain(None, "ann", 9);
+            asked.item.quantity = quantity;
+            note_gone(&mut gone, &asked, &Ok((answer(word), false)));
+            gone
+        };
+        assert!(gone_by("RESERVED", 1).is_empty() && gone_by("EMPTY", 1).is_empty() && gone_by("LIMIT", 1).is_empty());
+        assert!(gone_by("ALLHELD", 2).is_empty(), "one unit may be there");
+        merger.spare(&Bytes::from_static(b"k"), &gone_by("ALLHELD", 1));
+        assert_eq!(same.try_recv().unwrap().unwrap(), (answer("ALLHELD"), false));
+        assert!(again.try_recv().is_err() && other.try_recv().is_err());
     }
 
     #[test]

@@ -71,6 +71,7 @@ impl RedisStore {
 
     async fn call_once(&self, place: Place<'_>, command: &Command, again: bool) -> Result<Called, StoreError> {
         if let Some(plain) = Plain::of(command) {
+            let plain = Plain { again, ..plain };
             let (reply, repeated) = self.fleet.reserve(place, plain).await?;
             return Ok(Called { answer: answer::answer(reply)?, repeated, safe: true });
         }
