@@ -135,3 +135,103 @@ fn a_renewed_certificate_is_shown_from_then_on() {
     assert_eq!(Http::new().request("POST", &proxy.admin_url("/api/reload"), &[], b"").status, 200);
     assert!(trusted(&new) && !trusted(&old));
 }
+
+fn reload(proxy: &Proxy) -> serde_json::Value {
+    let report = Http::new().request("POST", &proxy.admin_url("/api/reload"), &[], b"");
+    assert_eq!(report.status, 200, "{}", report.text());
+    report.json()
+}
+
+#[test]
+fn a_reload_of_something_else_opens_no_gate() {
+    const BURST: usize = 60;
+    let redis = redis_with_sale();
+    let mut proxy = Proxy::builder()
+        .redis(&redis)
+        .set("rates.mode", "\"enforce\"")
+        .set("rates.address_per_second", "0")
+        .set("rates.buyer_per_second", "1")
+        .set("rates.buyer_burst", &BURST.to_string())
+        .start();
+    let http = Http::new();
+    let bearer = proxy.bearer("ann");
+    // A hold that is not there is refused by the stock: it costs the buyer's rate and nothing else.
+    let ask = |proxy: &Proxy| {
+        let url = proxy.url("/flash/s/holds/none/confirm");
+        http.request("POST", &url, &[("authorization", &bearer)], b"").status
+    };
+    while ask(&proxy) != 429 {}
+    let set_level = |proxy: &Proxy, body: &str| {
+        let headers = [("content-type", "application/json")];
+        assert_eq!(http.request("PUT", &proxy.admin_url("/api/level"), &headers, body.as_bytes()).status, 200);
+    };
+    set_level(&proxy, "{\"level\":2}");
+    proxy.rewrite(|builder| builder.set("sale.few_at", "11").set("access_log.sample", "0.5"));
+    assert_eq!(reload(&proxy)["changed"], json!(["access_log.sample", "sale.few_at"]));
+    let passed = (0..BURST).filter(|_| ask(&proxy) != 429).count();
+    assert!(passed < BURST / 2, "{passed} of {BURST} passed: the count began anew");
+    assert_eq!(http.get(&proxy.admin_url("/api/level")).json()["level"], 2);
+    set_level(&proxy, "{\"level\":null}");
+}
+
+#[test]
+fn levels_lanes_and_known_state_are_taken_over() {
+    let redis = redis_with_sale();
+    let mut proxy =
+        Proxy::builder().redis(&redis).set("known.refresh_ms", "600000").set("levels.drop", "[1.0, 1.0, 1.0]").start();
+    let http = Http::new();
+    let bearer = proxy.bearer("ann");
+    let reserve = |proxy: &Proxy| {
+        http.request("POST", &proxy.url("/flash/s/holds?sku=shirt"), &[("authorization", &bearer)], b"").status
+    };
+    let supply = |proxy: &Proxy| http.get(&proxy.url("/flash/s")).json()["skus"]["shirt"].clone();
+    assert_eq!((reserve(&proxy), supply(&proxy)), (201, json!("many")));
+    redis.client().ok(&["FLASH.STOCK", "sale:s", "shirt", "-990"]);
+    let headers = [("content-type", "application/json")];
+    let level = http.request("PUT", &proxy.admin_url("/api/level"), &headers, b"{\"level\":1}");
+    assert_eq!(level.status, 200);
+    assert_eq!((reserve(&proxy), supply(&proxy)), (503, json!("many")));
+
+    proxy.rewrite(|builder| {
+        builder
+            .set("known.refresh_ms", "20")
+            .set("known.sales_max", "5")
+            .set("levels.drop", "[0.0, 1.0, 1.0]")
+            .set("lanes.limit", "77")
+            .set("lanes.max", "77")
+    });
+    let report = reload(&proxy);
+    assert_eq!(report["changed"], json!(["known.refresh_ms", "lanes.limit", "lanes.max", "levels.drop"]));
+    assert_eq!(report["kept"], json!(["known.sales_max"]));
+    assert_eq!(reserve(&proxy), 201);
+    wait_until("the picture is fetched anew", PATIENCE, || supply(&proxy) == json!("few"));
+    assert_eq!(http.get(&proxy.admin_url("/api/level")).json()["level"], 1, "set by hand, and so it stays");
+    assert!(http.get(&proxy.admin_url("/metrics")).text().contains("flashsale_lane_limit 77"));
+}
+
+#[test]
+fn a_relay_is_begun_replaced_and_ended() {
+    let (redis, shop) = (redis_with_sale(), Shop::start());
+    let secret = "whsec_c2VjcmV0IG9mIHRoZSBzaG9wLCBsb25nIGVub3VnaA==";
+    let mut proxy = Proxy::builder().redis(&redis).start();
+    let order = |id: &str| redis.client().ok(&["FLASH.ORDER", "sale:s", id, "ann", "ITEMS", "shirt", "1"]);
+    let told = |path: &str| {
+        let holds = shop.requests_to(path).into_iter().map(|request| request.json()["data"]["hold"].clone());
+        holds.collect::<Vec<_>>()
+    };
+    order("h1");
+    proxy.rewrite(|builder| builder.webhook(&shop.url("/first"), secret));
+    reload(&proxy);
+    wait_until("a relay runs", PATIENCE, || told("/first") == [json!("h1")]);
+    proxy.rewrite(|builder| builder.webhook(&shop.url("/second"), secret));
+    assert_eq!(reload(&proxy)["changed"], json!(["relay.webhook.url"]));
+    order("h2");
+    wait_until("another runs in its place", PATIENCE, || told("/second") == [json!("h2")]);
+    assert_eq!(told("/first"), [json!("h1")], "each order went to one of them");
+    proxy.rewrite(|builder| builder.set("relay.enabled", "false"));
+    reload(&proxy);
+    order("h3");
+    // Its lease is over before the process is, and no order was taken from the stream.
+    proxy.stop();
+    assert_eq!((told("/first").len(), told("/second").len()), (1, 1));
+}

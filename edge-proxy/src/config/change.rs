@@ -8,7 +8,12 @@ const LIVE: &[&str] = &[
     "admission.",
     "cache.",
     "challenges",
+    "known.",
+    "lanes.",
+    "levels.",
     "listen.body_bytes_max",
+    "listen.body_rate_min",
+    "listen.body_timeout_ms",
     "listen.connections_max",
     "listen.connections_per_address",
     "listen.header_bytes_max",
@@ -23,15 +28,17 @@ const LIVE: &[&str] = &[
     "listen.write_timeout_ms",
     "lists.",
     "rates.",
+    "relay.",
     "sale.",
     "shared_rates.",
     "shop.",
     "tickets.",
     "tokens.",
+    "tracing.",
 ];
 
 /// Of those, keys that are read once.
-const FIXED: &[&str] = &["shop.ca_file", "shop.tries"];
+const FIXED: &[&str] = &["known.sales_max", "shop.ca_file", "shop.tries"];
 
 /// Whether a reload takes over a new value of `key`, such as `rates.mode`.
 pub fn is_live(key: &str) -> bool {
@@ -124,9 +131,9 @@ mod tests {
     #[test]
     fn what_cannot_change_stays_as_it_was() {
         let old = table("redis.url = \"a\"\nrates.mode = \"off\"");
-        let new = table("rates.mode = \"shadow\"\n[redis]\nurl = \"b\"\nusername = \"c\"\n[relay]\nenabled = true");
+        let new = table("rates.mode = \"shadow\"\n[redis]\nurl = \"b\"\nusername = \"c\"\n[balancer]\nmode = \"off\"");
         let kept: Vec<String> = changed_keys(&old, &new).into_iter().filter(|key| !is_live(key)).collect();
-        assert_eq!(kept, ["redis.url", "redis.username", "relay.enabled"]);
+        assert_eq!(kept, ["balancer.mode", "redis.url", "redis.username"]);
         assert_eq!(keep(&old, new, &kept), table("redis.url = \"a\"\nrates.mode = \"shadow\""));
     }
 

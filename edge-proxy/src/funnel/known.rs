@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use async_trait::async_trait;
 use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 use serde::Deserialize;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use super::stage::{Mode, Stage};
 use super::visit::Visit;
@@ -31,7 +31,7 @@ use crate::store::redis::unix_ms;
 use crate::store::{Answer, SaleStore, StoreError};
 
 /// The `[known]` section.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KnownConfig {
     pub mode: Mode,
@@ -83,7 +83,9 @@ struct Watched {
 
 /// What this edge knows of sales. Shared by the stage, the status call and the state channel.
 pub struct Known {
-    config: KnownConfig,
+    refresh_ms: AtomicU64,
+    stale_ms: AtomicU64,
+    refuse_all_held: AtomicBool,
     store: Arc<dyn SaleStore>,
     sales: Cache<Bytes, Arc<Watched>>,
     strangers: ArcSwap<Strangers>,
@@ -124,14 +126,23 @@ const IDLE: Duration = Duration::from_secs(600);
 
 impl Known {
     pub fn new(config: &KnownConfig, store: Arc<dyn SaleStore>) -> Self {
-        let per_second = NonZeroU32::new(config.unknown_lookups_per_second).unwrap_or(NonZeroU32::MIN);
         Self {
             store,
+            refresh_ms: AtomicU64::new(config.refresh_ms),
+            stale_ms: AtomicU64::new(config.stale_ms),
+            refuse_all_held: AtomicBool::new(config.refuse_all_held),
             sales: Cache::builder().max_capacity(config.sales_max).time_to_idle(IDLE).build(),
             strangers: ArcSwap::from_pointee(Strangers::new(config)),
             clock_offset_ms: AtomicI64::new(0),
-            config: config.clone(),
         }
+    }
+
+    /// Takes over another config; the pictures stay. `sales_max` cannot change any more.
+    pub fn change(&self, config: &KnownConfig) {
+        self.refresh_ms.store(config.refresh_ms, Ordering::Relaxed);
+        self.stale_ms.store(config.stale_ms, Ordering::Relaxed);
+        self.refuse_all_held.store(config.refuse_all_held, Ordering::Relaxed);
+        self.strangers.store(Arc::new(Strangers::new(config)));
     }
 
     /// Unix milliseconds by the server's clock.
@@ -141,7 +152,7 @@ impl Known {
 
     /// How old a picture may be, in milliseconds.
     pub fn refresh_ms(&self) -> u64 {
-        self.config.refresh_ms
+        self.refresh_ms.load(Ordering::Relaxed)
     }
 
     /// A time by the server's clock, by ours.
@@ -183,10 +194,11 @@ impl Known {
         if let Some(watched) = self.sales.get(key) {
             return Ok(watched);
         }
-        if self.unknown.contains_key(key) {
+        let strangers = self.strangers.load();
+        if strangers.names.contains_key(key) {
             return Err(StoreError::NoSale);
         }
-        if self.lookups.check().is_err() {
+        if strangers.lookups.check().is_err() {
             return Err(StoreError::Full("too many unknown sales are asked for".to_owned()));
         }
         Ok(self.sales.get_with(Bytes::copy_from_slice(key), || {
@@ -237,7 +249,7 @@ impl Known {
                 metrics::KNOWN_REFRESHES.with_label_values(&["error"]).inc();
                 if error == StoreError::NoSale {
                     self.sales.invalidate(key);
-                    self.unknown.insert(Bytes::copy_from_slice(key), ());
+                    self.strangers.load().names.insert(Bytes::copy_from_slice(key), ());
                 }
                 Err(error)
             }
@@ -325,7 +337,7 @@ impl Known {
 
     /// Refuses `items` if the picture says that reserving them is in vain.
     pub fn judge(&self, picture: &Picture, items: &[Item], now_ms: u64, refusals: &Refusals) -> Result<(), Refusal> {
-        match picture.verdict(items, self.server_ms(now_ms), self.config.refuse_all_held) {
+        match picture.verdict(items, self.server_ms(now_ms), self.refuse_all_held.load(Ordering::Relaxed)) {
             None => Ok(()),
             Some(answer) => Err(refusals.of_answer(&answer)),
         }
@@ -334,13 +346,14 @@ impl Known {
 
 /// Stage `known`.
 pub struct KnownStage {
+    mode: Mode,
     known: Arc<Known>,
     refusals: Arc<Refusals>,
 }
 
 impl KnownStage {
-    pub fn new(known: Arc<Known>, refusals: Arc<Refusals>) -> Self {
-        Self { known, refusals }
+    pub fn new(mode: Mode, known: Arc<Known>, refusals: Arc<Refusals>) -> Self {
+        Self { mode, known, refusals }
     }
 }
 
@@ -351,7 +364,7 @@ impl Stage for KnownStage {
     }
 
     fn mode(&self) -> Mode {
-        self.known.config.mode
+        self.mode
     }
 
     async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {

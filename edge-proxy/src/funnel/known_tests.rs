@@ -66,7 +66,7 @@ fn short() -> KnownConfig {
 }
 
 async fn check(known: &Arc<Known>, target: &str) -> Result<(), Refusal> {
-    let stage = KnownStage::new(known.clone(), Arc::new(Refusals::new(&SaleConfig::default())));
+    let stage = KnownStage::new(Mode::Enforce, known.clone(), Arc::new(Refusals::new(&SaleConfig::default())));
     let request = request("POST", target, &[]);
     stage.check(&mut visit(&request)).await
 }

@@ -20,7 +20,7 @@ use crate::http::routes::Call;
 use crate::metrics;
 
 /// The `[lanes]` section.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LanesConfig {
     pub mode: Mode,
@@ -85,9 +85,14 @@ impl Lane {
     }
 }
 
-/// The requests that are with the stock.
+/// The lanes, as the config has them.
 pub struct Lanes {
     config: LanesConfig,
+    traffic: Arc<Traffic>,
+}
+
+/// The requests that are with the stock. They are so whatever becomes of the config.
+struct Traffic {
     limit: AtomicU32,
     in_flight: AtomicUsize,
     /// The most that were in flight in this window.
@@ -110,8 +115,7 @@ impl Lanes {
     pub fn new(config: &LanesConfig) -> Arc<Self> {
         metrics::LANE_LIMIT.set(config.limit.into());
         let now = Instant::now();
-        Arc::new(Self {
-            config: config.clone(),
+        let traffic = Traffic {
             limit: AtomicU32::new(config.limit),
             in_flight: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -119,7 +123,16 @@ impl Lanes {
             answers: AtomicU64::new(0),
             window: Mutex::new(now),
             last: Mutex::new((now, Duration::ZERO)),
-        })
+        };
+        Arc::new(Self { config: config.clone(), traffic: Arc::new(traffic) })
+    }
+
+    /// Others for the same requests. The limit stays where it is, within the new bounds.
+    pub fn with(&self, config: &LanesConfig) -> Arc<Self> {
+        let limit = self.traffic.limit.load(Ordering::Relaxed).clamp(config.min, config.max);
+        self.traffic.limit.store(limit, Ordering::Relaxed);
+        metrics::LANE_LIMIT.set(limit.into());
+        Arc::new(Self { config: config.clone(), traffic: self.traffic.clone() })
     }
 
     pub fn mode(&self) -> Mode {
@@ -132,40 +145,40 @@ impl Lanes {
     /// Its lane is full. In shadow mode there is a place all the same, and the refusal is only told.
     pub fn enter(self: &Arc<Self>, call: Call) -> (Place, Result<(), Refusal>) {
         let place = Place { lanes: self.clone(), began: Instant::now() };
-        let now = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
-        self.peak.fetch_max(now, Ordering::Relaxed);
-        let room = Lane::of(call).room(self.limit.load(Ordering::Relaxed), self.config.max);
+        let now = self.traffic.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
+        self.traffic.peak.fetch_max(now, Ordering::Relaxed);
+        let room = Lane::of(call).room(self.traffic.limit.load(Ordering::Relaxed), self.config.max);
         let verdict = if now > room as usize { Err(Problem::Overloaded.into()) } else { Ok(()) };
         (place, verdict)
     }
 
     /// How long the stock took of late, on average; zero if nobody asked it for a second.
     pub fn latency(&self) -> Duration {
-        let Ok(last) = self.last.lock() else {
+        let Ok(last) = self.traffic.last.lock() else {
             return Duration::ZERO;
         };
         if last.0.elapsed() > Duration::from_secs(1) { Duration::ZERO } else { last.1 }
     }
 
     fn answered(&self, took: Duration) {
-        self.took_us.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
-        self.answers.fetch_add(1, Ordering::Relaxed);
+        self.traffic.took_us.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
+        self.traffic.answers.fetch_add(1, Ordering::Relaxed);
         // Whoever comes first after a window's end judges it; nobody waits.
-        let Ok(mut began) = self.window.try_lock() else {
+        let Ok(mut began) = self.traffic.window.try_lock() else {
             return;
         };
         if began.elapsed() < millis(self.config.window_ms) {
             return;
         }
         *began = Instant::now();
-        let answers = self.answers.swap(0, Ordering::Relaxed).max(1);
-        let mean = Duration::from_micros(self.took_us.swap(0, Ordering::Relaxed) / answers);
-        let peak = self.peak.swap(self.in_flight.load(Ordering::Relaxed), Ordering::Relaxed);
-        let limit = self.limit.load(Ordering::Relaxed);
+        let answers = self.traffic.answers.swap(0, Ordering::Relaxed).max(1);
+        let mean = Duration::from_micros(self.traffic.took_us.swap(0, Ordering::Relaxed) / answers);
+        let peak = self.traffic.peak.swap(self.traffic.in_flight.load(Ordering::Relaxed), Ordering::Relaxed);
+        let limit = self.traffic.limit.load(Ordering::Relaxed);
         let next = self.next(limit, peak, mean);
-        self.limit.store(next, Ordering::Relaxed);
+        self.traffic.limit.store(next, Ordering::Relaxed);
         metrics::LANE_LIMIT.set(next.into());
-        if let Ok(mut last) = self.last.lock() {
+        if let Ok(mut last) = self.traffic.last.lock() {
             *last = (*began, mean);
         }
     }
@@ -194,7 +207,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.lanes.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.lanes.traffic.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -239,7 +252,19 @@ mod tests {
         let (place, _) = lanes.enter(Call::Reserve);
         place.answered();
         drop(lanes.enter(Call::Reserve));
-        assert_eq!(lanes.in_flight.load(Ordering::Relaxed), 0);
+        assert_eq!(lanes.traffic.in_flight.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_new_config_counts_those_who_are_there() {
+        let before = lanes(100);
+        let mut kept = Vec::new();
+        assert_eq!(fill(&before, Call::Reserve, &mut kept), 70);
+        let after = before.with(&LanesConfig { limit: 100, min: 10, max: 100, ..LanesConfig::default() });
+        assert_eq!(fill(&after, Call::Reserve, &mut kept), 0);
+        let narrow = before.with(&LanesConfig { limit: 50, min: 10, max: 50, ..LanesConfig::default() });
+        kept.truncate(30);
+        assert_eq!(fill(&narrow, Call::Reserve, &mut kept), 5);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::metrics;
 pub const LEVEL_MAX: u8 = 3;
 
 /// The `[levels]` section.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LevelsConfig {
     pub mode: Mode,
@@ -92,14 +92,8 @@ struct Ladder {
 }
 
 impl Ladder {
-    fn new(config: &LevelsConfig, now: Instant) -> Self {
-        Self {
-            level: 0,
-            rise: millis(config.rise_ms),
-            fall: millis(config.fall_ms),
-            since: now,
-            strain: Strain::Between,
-        }
+    fn new(config: &LevelsConfig, level: u8, now: Instant) -> Self {
+        Self { level, rise: millis(config.rise_ms), fall: millis(config.fall_ms), since: now, strain: Strain::Between }
     }
 
     fn step(&mut self, strain: Strain, now: Instant) -> u8 {
@@ -118,9 +112,14 @@ impl Ladder {
     }
 }
 
-/// The level, and the switches on it.
+/// The levels, as the config has them.
 pub struct Levels {
     config: LevelsConfig,
+    switch: Arc<Switch>,
+}
+
+/// The level, whatever becomes of the config.
+struct Switch {
     measured: AtomicU8,
     /// Set by an operator; -1: not.
     by_hand: AtomicI8,
@@ -129,26 +128,38 @@ pub struct Levels {
 impl Levels {
     pub fn new(config: &LevelsConfig) -> Arc<Self> {
         metrics::LEVEL.set(0);
-        Arc::new(Self { config: config.clone(), measured: AtomicU8::new(0), by_hand: AtomicI8::new(-1) })
+        let switch = Switch { measured: AtomicU8::new(0), by_hand: AtomicI8::new(-1) };
+        Arc::new(Self { config: config.clone(), switch: Arc::new(switch) })
+    }
+
+    /// Others, at the same level.
+    pub fn with(&self, config: &LevelsConfig) -> Arc<Self> {
+        if !config.auto {
+            // Nobody would ever take it down again.
+            self.switch.measured.store(0, Ordering::Relaxed);
+        }
+        let levels = Arc::new(Self { config: config.clone(), switch: self.switch.clone() });
+        metrics::LEVEL.set(levels.level().into());
+        levels
     }
 
     /// The level that counts.
     pub fn level(&self) -> u8 {
-        match u8::try_from(self.by_hand.load(Ordering::Relaxed)) {
+        match u8::try_from(self.switch.by_hand.load(Ordering::Relaxed)) {
             Ok(by_hand) => by_hand,
-            Err(_) => self.measured.load(Ordering::Relaxed),
+            Err(_) => self.switch.measured.load(Ordering::Relaxed),
         }
     }
 
     /// The level an operator has set.
     pub fn by_hand(&self) -> Option<u8> {
-        self.by_hand.load(Ordering::Relaxed).try_into().ok()
+        self.switch.by_hand.load(Ordering::Relaxed).try_into().ok()
     }
 
     /// Sets the level by hand; `None` gives it back to the measuring.
     pub fn set(&self, level: Option<u8>) {
         let level = level.map_or(-1, |level| level.min(LEVEL_MAX) as i8);
-        self.by_hand.store(level, Ordering::Relaxed);
+        self.switch.by_hand.store(level, Ordering::Relaxed);
         metrics::LEVEL.set(self.level().into());
     }
 
@@ -176,7 +187,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 async fn watch(levels: Arc<Levels>, lanes: Arc<Lanes>, workers: usize) {
     let config = &levels.config;
-    let mut ladder = Ladder::new(config, Instant::now());
+    let mut ladder = Ladder::new(config, levels.switch.measured.load(Ordering::Relaxed), Instant::now());
     let mut before = (Instant::now(), processor_time());
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -186,7 +197,7 @@ async fn watch(levels: Arc<Levels>, lanes: Arc<Lanes>, workers: usize) {
         before = now;
         let strain = strain(config, cpu, lanes.latency());
         let level = ladder.step(strain, now.0);
-        if levels.measured.swap(level, Ordering::Relaxed) != level {
+        if levels.switch.measured.swap(level, Ordering::Relaxed) != level {
             log::warn!("level {level}: workers use {:.0}% of their time, the stock {:?}", cpu * 100.0, lanes.latency());
         }
         metrics::LEVEL.set(levels.level().into());
@@ -271,10 +282,22 @@ mod tests {
     }
 
     #[test]
+    fn a_new_config_leaves_the_level() {
+        let levels = Levels::new(&LevelsConfig::default());
+        levels.set(Some(2));
+        let milder = levels.with(&LevelsConfig { drop: [0.1, 0.2, 0.3], ..LevelsConfig::default() });
+        assert_eq!((milder.level(), milder.share()), (2, 0.2));
+        milder.set(None);
+        levels.switch.measured.store(3, Ordering::Relaxed);
+        assert_eq!(levels.with(&LevelsConfig { auto: true, ..LevelsConfig::default() }).level(), 3);
+        assert_eq!(levels.with(&LevelsConfig::default()).level(), 0, "what nobody measures stays nowhere");
+    }
+
+    #[test]
     fn the_ladder_takes_its_time() {
         let config = LevelsConfig { rise_ms: 100, fall_ms: 500, ..LevelsConfig::default() };
         let began = Instant::now();
-        let mut ladder = Ladder::new(&config, began);
+        let mut ladder = Ladder::new(&config, 0, began);
         let mut at = |strain, ms| ladder.step(strain, began + Duration::from_millis(ms));
         use Strain::{AtEase, Between, Overloaded};
         assert_eq!(at(Overloaded, 0), 0);

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::live::Current;
 use super::reload::Reloader;
-use crate::funnel::levels::{LEVEL_MAX, Levels};
+use crate::funnel::levels::LEVEL_MAX;
 use crate::http::openapi;
 use crate::http::problem::{Problem, Refusal};
 use crate::http::reply::{Reply, shown};
@@ -37,7 +37,6 @@ pub struct Desk {
     pub live: Current,
     pub reloader: Arc<Reloader>,
     pub key_prefix: Vec<u8>,
-    pub levels: Arc<Levels>,
 }
 
 /// The listener as a service of the process.
@@ -149,7 +148,8 @@ async fn reload(State(desk): State<Arc<Desk>>) -> Response {
 
 /// The level of degradation: what it is, and whether an operator has set it.
 async fn level(State(desk): State<Arc<Desk>>) -> Json<Value> {
-    let levels = &desk.levels;
+    let live = desk.live.load();
+    let levels = &live.levels;
     Json(json!({
         "level": levels.level(),
         "by_hand": levels.by_hand().is_some(),
@@ -168,7 +168,7 @@ async fn set_level(State(desk): State<Arc<Desk>>, Json(wanted): Json<Value>) -> 
             return Failure::Problem(problem).into_response();
         }
     };
-    desk.levels.set(level.map(|level| level as u8));
+    desk.live.load().levels.set(level.map(|level| level as u8));
     log::warn!("an operator set level {level:?}");
     self::level(State(desk)).await.into_response()
 }

@@ -20,7 +20,7 @@ use super::{lifecycle, servers, shop};
 use crate::funnel::standing::Standings;
 use crate::funnel::tickets;
 use crate::funnel::visit::{Caller, Visit};
-use crate::http::address::{NOBODY, client_address};
+use crate::http::address::{NOBODY, client_address, is_trusted};
 use crate::http::input::{self, BODY_BYTES_MAX, Input};
 use crate::http::problem::{Problem, Refusal};
 use crate::http::reply::Reply;
@@ -193,7 +193,7 @@ impl ProxyHttp for Edge {
     /// A body without an announced length is cut off where an announced one would have been refused.
     async fn request_body_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _: bool,
         request: &mut Request,
@@ -506,7 +506,7 @@ fn cut_off() -> Refusal {
 /// Writes an answer of our own. A refused body that is small is read to its end, so that the connection can
 /// be used again; a large one ends the connection.
 async fn respond(session: &mut Session, reply: Reply) -> pingora::Result<()> {
-    if check_length(session.req_header()).is_ok() && reply.status != 413 {
+    if check_length(session.req_header()).is_ok() && !matches!(reply.status, 408 | 413) {
         session.set_close_on_response_before_downstream_finish(false);
         session.set_total_drain_timeout(Some(DRAIN));
         // The client has its answer, so its next request may come right behind the body that we throw away.
@@ -583,6 +583,7 @@ fn status_label(status: u16) -> &'static str {
         (403, "403"),
         (404, "404"),
         (405, "405"),
+        (408, "408"),
         (409, "409"),
         (410, "410"),
         (413, "413"),

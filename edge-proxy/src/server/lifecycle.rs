@@ -2,8 +2,8 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::{Opt, ServerConf};
-use pingora::server::{ExecutionPhase, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch};
-use pingora::services::background::{BackgroundService, background_service};
+use pingora::server::{ExecutionPhase, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
+use pingora::services::background::background_service;
 use pingora::services::listening::Service;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,8 +22,9 @@ use super::certificate::{self, Certificate};
 use super::door::{Door, LAST_WORDS};
 use super::edge::Edge;
 use super::gate::{Gate, TlsGate};
-use super::live::{Fixed, Live};
+use super::live::{Current, Fixed, Live};
 use super::places::Places;
+use super::relay_service::{self, RelayService};
 use super::reload::{OnHangup, Reloader};
 use crate::balancer::Balancer;
 use crate::balancer::config::Mode;
@@ -31,7 +32,6 @@ use crate::config::{self, Config, ListenConfig, TlsConfig};
 use crate::funnel::known::Known;
 use crate::metrics;
 use crate::operate::transfer::Safety;
-use crate::relay::{Relay, Settings};
 use crate::sale::channel::Channel;
 use crate::sale::sweep::Sweep;
 use crate::store::SaleStore;
@@ -66,15 +66,14 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     let known = Arc::new(Known::new(&config.known, store.clone()));
     let sweep = Sweep::new(&config.redis, store.clone(), fleet.clone(), layouts.clone(), known.clone());
     let channel = Channel::new(&config.redis, fleet, layouts, known.clone());
-    let relay = if config.relay.enabled { Some(Relay::new(Settings::of_config(&config)?)?) } else { None };
+    let (relay, relays, relay_works) = RelayService::new(relay_service::wanted(&config)?);
     let balancer = (config.balancer.mode != Mode::Off).then(|| {
         let safety = Safety::of(&config.durability);
         Balancer::new(config.redis.clone(), safety, config.balancer.clone(), Vec::new())
     });
     let key_prefix = config.redis.key_prefix.clone().into_bytes();
     warn_about(&config);
-    let fixed = Fixed::new(&config, store.clone(), known);
-    let levels = fixed.levels.clone();
+    let fixed = Fixed::new(store.clone(), known);
     let live = Arc::new(ArcSwap::from_pointee(Live::new(config, &fixed, None)?));
     let certificate = listen.tls.as_ref().map(Certificate::load).transpose()?.map(Arc::new);
     if !start.upgrade {
@@ -91,19 +90,15 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
         public.add_tcp(&tls.address.to_string());
     }
     server.add_service(public);
-    let reloader = Arc::new(Reloader::new(start.config_file.clone(), &text, live.clone(), fixed, places, certificate)?);
-    let desk = Desk { store, live, reloader: reloader.clone(), key_prefix, levels };
+    let reloader =
+        Arc::new(Reloader::new(start.config_file.clone(), &text, live.clone(), fixed, places, certificate, relays)?);
+    let desk = Desk { store, live: live.clone(), reloader: reloader.clone(), key_prefix };
     let admin = Admin { address: listen.admin, public: listen.public, taken_over: start.upgrade, desk: Arc::new(desk) };
     server.add_service(background_service("admin", admin));
     server.add_service(background_service("reload", OnHangup(reloader)));
     server.add_service(background_service("state channel", channel));
     server.add_service(background_service("sweep", sweep));
-    let relay_works = Arc::new(AtomicBool::new(relay.is_some()));
-    if let Some(relay) = relay {
-        let relay = Mutex::new(Some(relay));
-        server.add_service(background_service("relay", RelayService { relay, works: relay_works.clone() }));
-    }
-
+    server.add_service(background_service("relay", relay));
     if let Some(balancer) = balancer {
         server.add_service(background_service("balancer", balancer));
     }

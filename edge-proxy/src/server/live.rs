@@ -31,19 +31,13 @@ use crate::trace::Tracing;
 pub struct Fixed {
     pub store: Arc<dyn SaleStore>,
     pub known: Arc<Known>,
-    pub lanes: Arc<Lanes>,
-    pub levels: Arc<Levels>,
     /// Solutions of challenges that were used.
     pub used: Arc<Used>,
-    _climbing: Option<Task>,
 }
 
 impl Fixed {
-    pub fn new(config: &Config, store: Arc<dyn SaleStore>, known: Arc<Known>) -> Self {
-        let lanes = Lanes::new(&config.lanes);
-        let levels = Levels::new(&config.levels);
-        let climbing = levels.watch(lanes.clone(), config.listen.worker_threads());
-        Self { store, known, lanes, levels, used: Arc::default(), _climbing: climbing }
+    pub fn new(store: Arc<dyn SaleStore>, known: Arc<Known>) -> Self {
+        Self { store, known, used: Arc::default() }
     }
 }
 
@@ -55,6 +49,10 @@ struct Counting {
     buyer: Arc<BuyerRate>,
     shared: Arc<SharedRates>,
     admission: Arc<Admission>,
+    lanes: Arc<Lanes>,
+    levels: Arc<Levels>,
+    /// Measures, where levels change by themselves.
+    climbing: Option<Arc<Task>>,
 }
 
 impl Counting {
@@ -62,6 +60,24 @@ impl Counting {
         let rates = before.filter(|before| before.config.rates == config.rates).map(|before| &before.counting);
         let shared = before.filter(|before| before.config.shared_rates == config.shared_rates);
         let admission = before.filter(|before| before.config.admission == config.admission);
+        let lanes = match before.map(|before| (before, &before.counting.lanes)) {
+            Some((before, lanes)) if before.config.lanes == config.lanes => lanes.clone(),
+            Some((_, lanes)) => lanes.with(&config.lanes),
+            None => Lanes::new(&config.lanes),
+        };
+        let (levels, climbing) = match before {
+            Some(before) if before.config.levels == config.levels => {
+                (before.counting.levels.clone(), before.counting.climbing.clone())
+            }
+            before => {
+                let levels = match before {
+                    Some(before) => before.counting.levels.with(&config.levels),
+                    None => Levels::new(&config.levels),
+                };
+                let climbing = levels.watch(lanes.clone(), config.listen.worker_threads());
+                (levels, climbing.map(Arc::new))
+            }
+        };
         Self {
             address: rates.map_or_else(|| Arc::new(AddressRate::new(&config.rates)), |rates| rates.address.clone()),
             server: rates.map_or_else(|| Arc::new(ServerRate::new(&config.rates)), |rates| rates.server.clone()),
@@ -75,6 +91,9 @@ impl Counting {
                 || Arc::new(Admission::new(&config.admission, fixed.known.clone())),
                 |before| before.counting.admission.clone(),
             ),
+            lanes,
+            levels,
+            climbing,
         }
     }
 }
@@ -121,8 +140,8 @@ impl Live {
             Arc::new(AddressList(lists.clone())),
             counting.address.clone(),
             counting.server.clone(),
-            Arc::new(LevelStage(fixed.levels.clone())),
-            Arc::new(KnownStage::new(fixed.known.clone(), refusals.clone())),
+            Arc::new(LevelStage(counting.levels.clone())),
+            Arc::new(KnownStage::new(config.known.mode, fixed.known.clone(), refusals.clone())),
             counting.sale.clone(),
             counting.shared.clone(),
             Arc::new(TicketStage(tickets.clone())),
@@ -132,7 +151,7 @@ impl Live {
             counting.admission.clone(),
         ];
         Ok(Self {
-            funnel: Funnel::new(stages, fixed.lanes.clone()),
+            funnel: Funnel::new(stages, counting.lanes.clone()),
             tickets,
             counter: Counter::new(fixed.store.clone(), fixed.known.clone(), refusals, &config.sale, &config.redis),
             shop: Shop::new(&config.shop)?,

@@ -15,6 +15,7 @@ use super::certificate::Certificate;
 use super::lifecycle::connections_max;
 use super::live::{Current, Fixed, Live};
 use super::places::Places;
+use super::relay_service::{self, Orders};
 use crate::config::{self, Config, change};
 
 /// Reloads the config file, on SIGHUP and whenever it is asked to.
@@ -26,6 +27,7 @@ pub struct Reloader {
     pub fixed: Fixed,
     pub places: Arc<Places>,
     pub certificate: Option<Arc<Certificate>>,
+    pub relays: Orders,
 }
 
 /// What became of a reload.
@@ -47,8 +49,9 @@ impl Reloader {
         fixed: Fixed,
         places: Arc<Places>,
         certificate: Option<Arc<Certificate>>,
+        relays: Orders,
     ) -> anyhow::Result<Self> {
-        Ok(Self { path, source: Mutex::new(text.parse()?), live, fixed, places, certificate })
+        Ok(Self { path, source: Mutex::new(text.parse()?), live, fixed, places, certificate, relays })
     }
 
     /// Reads the file again, and the files of secrets, keys and certificates that it names.
@@ -66,13 +69,24 @@ impl Reloader {
             change::changed_keys(&source, &new).into_iter().partition(|key| change::is_live(key));
         let merged = change::keep(&source, new, &kept);
         let config = Config::parse(&merged.to_string()).with_context(wrong)?;
+        let relay = match changed.iter().any(|key| key.starts_with("relay.")) {
+            true => Some(relay_service::wanted(&config)?),
+            false => None,
+        };
         let live = Live::new(config, &self.fixed, Some(&self.live.load()))?;
         if let (Some(certificate), Some(tls)) = (&self.certificate, &live.config.listen.tls) {
             certificate.renew(tls)?;
         }
         let listen = &live.config.listen;
         self.places.set_limits(listen.connections_per_address, connections_max(listen));
+        if self.live.load().config.known != live.config.known {
+            self.fixed.known.change(&live.config.known);
+        }
         self.live.store(Arc::new(live));
+        if let Some(relay) = relay {
+            // The service is gone only when the process ends.
+            let _ = self.relays.send(relay);
+        }
         *source = merged;
         Ok(Report { changed, kept })
     }

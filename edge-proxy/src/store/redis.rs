@@ -60,6 +60,25 @@ impl RedisStore {
         trouble.map_or(Ok(None), Err)
     }
 
+    async fn look(
+        &self,
+        layout: &Layout,
+        sale: &[u8],
+        id: &[u8],
+        buyer: Option<&[u8]>,
+    ) -> Result<Option<HoldView>, StoreError> {
+        if buyer.is_none() && layout.shards() > 1 {
+            return self.find(layout, id).await.map(|found| found.map(|(_, hold)| hold));
+        }
+        let place = buyer.map_or(layout.place(0), |buyer| layout.home(buyer));
+        let look = self.dialect().await?.command("HOLD", place.key).arg(id).to_owned();
+        let mut result = self.one(place, look.clone()).await;
+        if matches!(result, Err(StoreError::Unknown(_))) {
+            result = self.one(place, look).await;
+        }
+        result.and_then(answer::hold).map_err(|error| self.missing(sale, place, error))
+    }
+
     /// Reserves under the client's own id: the hold is looked up in the same write, which tells a repeat
     /// from the first time.
     async fn reserve_named(&self, place: Place<'_>, id: &[u8], command: &Command) -> Result<Called, StoreError> {
@@ -219,9 +238,11 @@ impl RedisStore {
 impl SaleStore for RedisStore {
     async fn call(&self, sale: &[u8], command: &Command) -> Result<Called, StoreError> {
         let timer = metrics::REDIS_SECONDS.with_label_values(&[command.name()]).start_timer();
-        let result = match self.layouts.of(sale).await {
-            Ok(layout) => self.call_in(&layout, sale, command).await,
-            Err(error) => Err(not_sent(error)),
+        let work = async {
+            match self.layouts.of(sale).await {
+                Ok(layout) => self.call_in(&layout, sale, command).await,
+                Err(error) => Err(not_sent(error)),
+            }
         };
         let result = trace::command(command.name(), work).await;
         timer.observe_duration();
@@ -304,15 +325,7 @@ const SCAN_COUNT: usize = 1000;
 const SCAN_ROUNDS_MAX: usize = 1000;
 
 fn count<T>(command: &str, result: &Result<T, StoreError>) {
-    let outcome = match result {
-        Ok(_) => "ok",
-        Err(StoreError::Down(_)) => "down",
-        Err(StoreError::Unknown(_)) => "unknown",
-        Err(StoreError::NoSale) => "no-sale",
-        Err(StoreError::Full(_)) => "full",
-        Err(StoreError::Misuse(_)) => "misuse",
-        Err(StoreError::Nonsense(_)) => "nonsense",
-    };
+    let outcome = result.as_ref().map_or_else(StoreError::word, |_| "ok");
     metrics::REDIS_CALLS.with_label_values(&[command, outcome]).inc();
 }
 
