@@ -73,3 +73,46 @@ fn a_redis_that_hangs_does_not_hang_the_proxy() {
     let held = redis.client().line("FLASH.INFO sale:spring").get("holds").integer();
     assert_eq!(held, 2);
 }
+
+#[test]
+fn a_redis_that_is_paused_is_given_up_at_once_and_found_again() {
+    let redis = redis_with_sale();
+    let proxy = Proxy::builder()
+        .redis(&redis)
+        .set("redis.timeout_ms", "200")
+        .set("redis.connect_timeout_ms", "200")
+        .set("redis.breaker_failures", "3")
+        .start();
+    let http = Http::new();
+    let bearer = proxy.bearer("ann");
+    let ask = |hold: &str| {
+        let headers = [("authorization", bearer.as_str()), ("idempotency-key", hold)];
+        http.request("POST", &proxy.url("/flash/spring/holds?sku=shirt&qty=1"), &headers, b"")
+    };
+    let breaker = |event: &str| {
+        let metrics = http.get(&proxy.admin_url("/metrics")).text();
+        let line = format!("flashsale_redis_breaker_total{{event=\"{event}\"}} ");
+        metrics.lines().find_map(|text| text.strip_prefix(&line)?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    assert_eq!(ask("h0").status, 201);
+    redis.client().ok(&["CLIENT", "PAUSE", "6000", "ALL"]);
+    let paused = std::time::Instant::now();
+    wait_until("the breaker opens", PATIENCE, || {
+        let answer = ask("h1");
+        assert!(matches!(answer.status, 202 | 503), "{}", answer.text());
+        breaker("opened") > 0
+    });
+    // Nobody waits for a server that does not answer, but for one in a while who finds out whether it is back.
+    let answers: Vec<_> = (0..20).map(|_| ask("h1")).collect();
+    if paused.elapsed() < Duration::from_secs(5) {
+        for answer in &answers {
+            assert!(matches!(answer.status, 202 | 503), "{}", answer.text());
+        }
+        let refused = answers.iter().find(|answer| answer.status == 503).expect("a refusal");
+        assert_eq!(refused.problem(), "redis-down");
+        assert!(refused.header("retry-after").is_some());
+    }
+    wait_until("the proxy sells again by itself", PATIENCE, || matches!(ask("h1").status, 200 | 201));
+    assert!(breaker("closed") > 0 && breaker("probe") > 0);
+    assert_eq!(redis.client().line("FLASH.INFO sale:spring").get("holds").integer(), 2, "h1 was reserved once");
+}
