@@ -14,6 +14,7 @@ use crate::demo::client::{Answer, Browser};
 use crate::demo::crowd::{Buyer, buyer};
 use crate::demo::tally::Tally;
 use crate::operate::create::{self, Plan as SalePlan, Shards, Stock};
+use crate::operate::leftovers::Mending;
 use crate::operate::{Deployment, Sale};
 use crate::store::redis::unix_ms;
 
@@ -66,6 +67,7 @@ impl Payers {
             events: Some("NONE".to_owned()),
             opens: None,
             closes: None,
+            mending: Mending::Untouched,
         };
         let sale = create::create(deployment, prefix, &sale_plan, unix_ms()).await?.sale;
         // Connections of their own: on this machine they do not wait behind the crowd either.
