@@ -274,6 +274,50 @@ fn a_grant_is_told_only_when_replicas_have_it() {
 }
 
 #[test]
+fn a_shard_that_is_left_from_an_earlier_sale_gives_nothing_and_takes_nothing() {
+    let cluster = Cluster::with_module(Server::Redis70).start();
+    let mut client = ClusterClient::new(&cluster);
+    let mut node = cluster.nodes().next().expect("a node").client();
+    let keys: Vec<String> = node.ok(&["FLASH.SHARDS", "sale", "3"]).items().iter().map(|key| key.text()).collect();
+    let mut create = |edition: u64, shard: usize, units: u32| {
+        let line = format!("FLASH.CREATE {} SHARD {shard} 3 EDITION {edition} ITEMS shirt {units}", keys[shard]);
+        assert_eq!(client.line(&line).text(), "OK");
+    };
+    // The first sale: shard 2 has sent units to shard 0 (and some are on their way), and has taken some of shard 1.
+    (0..3).for_each(|shard| create(1, shard, 9));
+    let mut client = ClusterClient::new(&cluster);
+    let mut line = |line: &str| client.line(line);
+    let (old, word) = (&keys[2], "GRANTED");
+    assert_eq!(line(&format!("FLASH.GRANT {old} shirt 5 TO 0")).status(), word);
+    assert_eq!(line(&format!("FLASH.ACCEPT {} shirt FROM 2 TOTAL 5", keys[0])).status(), "ACCEPTED");
+    assert_eq!(line(&format!("FLASH.GRANT {} shirt 4 TO 2", keys[1])).status(), "GRANTED");
+    assert_eq!(line(&format!("FLASH.ACCEPT {old} shirt FROM 1 TOTAL 4")).status(), "ACCEPTED");
+    (0..2).for_each(|shard| assert_eq!(line(&format!("DEL {0} {0}:orders", keys[shard])).integer(), 1));
+    let before = line(&format!("FLASH.INFO {old}")).get("skus").to_string();
+
+    // A later one of the same name, in which shard 0 is empty and its buyers want more than all there is.
+    let mut client = ClusterClient::new(&cluster);
+    for (shard, units) in [(0, 0), (1, 6)] {
+        let line = format!("FLASH.CREATE {} SHARD {shard} 3 EDITION 2 ITEMS shirt {units}", keys[shard]);
+        assert_eq!(client.line(&line).text(), "OK");
+    }
+    let later = ShardedSale::of_keys(keys.clone(), 6);
+    let buyers = later.buyers_in(&mut node, 0, 7);
+    let mut reserve = |number: usize, block_ms: u64| {
+        let (key, buyer) = (&keys[0], &buyers[number].0);
+        client.line(&format!("FLASH.RESERVE {key} h{number} {buyer} BLOCK {block_ms} ITEMS shirt 1")).status()
+    };
+    (0..6).for_each(|number| assert_eq!(reserve(number, 20_000), "RESERVED", "unit {number}"));
+    // Its own units are all held, and the old shard's total of 5 is none of its business.
+    assert_eq!(reserve(6, 3_000), "ALLHELD");
+    let mut client = ClusterClient::new(&cluster);
+    let info = client.line(&format!("FLASH.INFO {}", keys[0]));
+    let moved = info.get("skus").get("shirt");
+    assert_eq!((info.get("edition").integer(), moved.get("accepted").integer()), (2, 6), "{info}");
+    assert_eq!(client.line(&format!("FLASH.INFO {old}")).get("skus").to_string(), before, "the old shard is as it was");
+}
+
+#[test]
 fn a_primary_that_loses_its_last_replica_sends_no_unit_for_fifteen_seconds() {
     let mut cluster = Cluster::with_module(Server::Redis70).start();
     let sale = ShardedSale::create(&cluster, "sale", &[0, 50]);

@@ -36,6 +36,7 @@ impl Sale {
     fn try_apply(&mut self, at_ms: u64, effect: &Effect<'_>, facts: &mut Facts) -> Fit {
         match effect {
             Effect::Create(..) => return Err("CREATE of a sale that exists"),
+            Effect::Edition(edition) => self.edition = *edition,
             Effect::Alter(settings) => self.settings = *settings,
             Effect::Stock { sku, delta, alloc_id, limit } => {
                 return self.apply_stock(at_ms, sku, *delta, *alloc_id, *limit, facts);

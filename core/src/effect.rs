@@ -16,6 +16,8 @@ pub type IndexedItems = SmallVec<[(u16, u32); 2]>;
 pub enum Effect<'a> {
     /// The sale begins; the first effect of every log.
     Create(Settings, Shard),
+    /// Which sale of its name this is, see [`Sale::edition`](crate::Sale::edition).
+    Edition(u64),
     /// The settings change.
     Alter(Settings),
     /// Units are added or withdrawn.
@@ -268,6 +270,7 @@ mod tag {
     pub const GRANT: u8 = 15;
     pub const ACCEPT: u8 = 16;
     pub const STREAM_FLOOR: u8 = 17;
+    pub const EDITION: u8 = 18;
 }
 
 impl<'a> Effect<'a> {
@@ -278,6 +281,10 @@ impl<'a> Effect<'a> {
                 put_settings(out, settings);
                 put_varint(out, shard.index.into());
                 put_varint(out, shard.count.into());
+            }
+            Self::Edition(edition) => {
+                out.push(tag::EDITION);
+                put_varint(out, *edition);
             }
             Self::Alter(settings) => {
                 out.push(tag::ALTER);
@@ -358,6 +365,7 @@ impl<'a> Effect<'a> {
     fn decode(reader: &mut Reader<'a>) -> Result<Self, Malformed> {
         Ok(match reader.byte()? {
             tag::CREATE => Self::Create(read_settings(reader)?, read_shard(reader)?),
+            tag::EDITION => Self::Edition(read_edition(reader)?),
             tag::ALTER => Self::Alter(read_settings(reader)?),
             tag::STOCK => Self::Stock {
                 sku: reader.name()?,
@@ -457,6 +465,10 @@ pub(crate) fn read_settings(reader: &mut Reader<'_>) -> Result<Settings, Malform
     };
     settings.check().map_err(|_| Malformed("the settings contradict each other"))?;
     Ok(settings)
+}
+
+pub(crate) fn read_edition(reader: &mut Reader<'_>) -> Result<u64, Malformed> {
+    reader.number(bounds::MAX_TIME_MS, "the edition is out of range")
 }
 
 pub(crate) fn read_shard(reader: &mut Reader<'_>) -> Result<Shard, Malformed> {

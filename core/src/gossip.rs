@@ -15,6 +15,8 @@ pub const MAX_SALE_NAME_BYTES: usize = 512;
 const VERSION: u8 = 1;
 /// Set in a letter's tag if it is about the same sale as the letter before.
 const SAME_SALE: u8 = 0x80;
+/// Set in the tag of a letter that names its sale, if an edition follows.
+const WITH_EDITION: u8 = 0x40;
 
 /// What one shard says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct Letter<'a> {
     pub sale: &'a [u8],
     /// How many shards the sale has.
     pub shards: u32,
+    /// Which sale of the name it is, see [`Sale::edition`](crate::Sale::edition).
+    pub edition: u64,
     /// What it is about.
     pub word: Word<'a>,
 }
@@ -178,7 +182,7 @@ pub struct Packer {
     full: Vec<Vec<u8>>,
     /// The message that is being filled, and the sale of its latest letter.
     message: Vec<u8>,
-    sale: Option<(Box<[u8]>, u32)>,
+    sale: Option<(Box<[u8]>, u32, u64)>,
 }
 
 impl Packer {
@@ -211,15 +215,22 @@ impl Packer {
             self.message.put_byte(VERSION);
             put_varint(&mut self.message, self.now_ms);
         }
-        let known = self.sale.as_ref().is_some_and(|(sale, shards)| **sale == *letter.sale && *shards == letter.shards);
+        let is_same = |(sale, shards, edition): &(Box<[u8]>, u32, u64)| {
+            **sale == *letter.sale && *shards == letter.shards && *edition == letter.edition
+        };
+        let known = self.sale.as_ref().is_some_and(is_same);
         let tag = letter.word.tag();
         if known {
             self.message.put_byte(tag | SAME_SALE);
         } else {
-            self.message.put_byte(tag);
+            let has_edition = letter.edition != 0;
+            self.message.put_byte(if has_edition { tag | WITH_EDITION } else { tag });
             put_bytes(&mut self.message, letter.sale);
             put_varint(&mut self.message, letter.shards.into());
-            self.sale = Some((letter.sale.into(), letter.shards));
+            if has_edition {
+                put_varint(&mut self.message, letter.edition);
+            }
+            self.sale = Some((letter.sale.into(), letter.shards, letter.edition));
         }
         letter.word.put(&mut self.message);
     }
@@ -252,8 +263,8 @@ pub fn read(message: &[u8]) -> Result<(u64, Vec<Letter<'_>>), Malformed> {
     let mut letters: Vec<Letter<'_>> = Vec::new();
     while !reader.is_empty() {
         let tag = reader.byte()?;
-        let (sale, shards) = match letters.last() {
-            Some(letter) if tag & SAME_SALE != 0 => (letter.sale, letter.shards),
+        let (sale, shards, edition) = match letters.last() {
+            Some(letter) if tag & SAME_SALE != 0 => (letter.sale, letter.shards, letter.edition),
             None if tag & SAME_SALE != 0 => return Err(Malformed("the first letter names no sale")),
             _ => {
                 let sale = reader.bytes()?;
@@ -264,10 +275,16 @@ pub fn read(message: &[u8]) -> Result<(u64, Vec<Letter<'_>>), Malformed> {
                 if shards < 2 {
                     return Err(Malformed("the sale has one shard alone"));
                 }
-                (sale, shards)
+                let edition = if tag & WITH_EDITION == 0 {
+                    0
+                } else {
+                    reader.number(bounds::MAX_TIME_MS, "the edition is out of range")?
+                };
+                (sale, shards, edition)
             }
         };
-        letters.push(Letter { sale, shards, word: Word::read(tag & !SAME_SALE, shards, &mut reader)? });
+        let kind = if tag & SAME_SALE == 0 { tag & !WITH_EDITION } else { tag & !SAME_SALE };
+        letters.push(Letter { sale, shards, edition, word: Word::read(kind, shards, &mut reader)? });
     }
     Ok((now_ms, letters))
 }

@@ -207,6 +207,8 @@ pub(crate) struct Refund {
 pub struct Sale {
     pub(crate) settings: Settings,
     pub(crate) shard: Shard,
+    /// Which sale of the name this is: shards of other editions are strangers. 0: nobody said.
+    pub(crate) edition: u64,
     pub(crate) paused: bool,
     pub(crate) closed: bool,
     /// Time of the latest effect, unix ms: the clock of a key never runs backwards.
@@ -241,6 +243,7 @@ impl Sale {
         Self {
             settings,
             shard,
+            edition: 0,
             paused: false,
             closed: false,
             clock_ms: 0,
@@ -269,6 +272,11 @@ impl Sale {
     /// Which part of the sale this is.
     pub fn shard(&self) -> Shard {
         self.shard
+    }
+
+    /// Tells the shards of this sale from those of an earlier one of the same name; 0 if its maker said nothing.
+    pub fn edition(&self) -> u64 {
+        self.edition
     }
 
     /// Time of the latest effect, unix ms. Commands are decided at no earlier time.

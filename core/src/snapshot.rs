@@ -5,13 +5,15 @@
 //! allocates only for bytes that are there.
 
 use crate::bounds;
-use crate::effect::{put_items, put_settings, read_items, read_settings, read_shard};
+use crate::effect::{put_items, put_settings, read_edition, read_items, read_settings, read_shard};
 use crate::holds::{Content, NewContent, NewHold, State, kept_items};
 use crate::sale::{Extra, Refund, Sale, Sku};
 use crate::wire::{Malformed, Reader, put_bytes, put_optional_bytes, put_signed, put_varint};
 
 /// Version of the layout. Older ones still load; a newer one is refused.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
+/// The first version, which has no edition.
+const VERSION_WITHOUT_EDITION: u8 = 1;
 /// A chunk of holds is passed on when it is about this long.
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -65,10 +67,14 @@ impl Sale {
     }
 
     fn put_header(&self, out: &mut Vec<u8>) {
-        out.push(VERSION);
+        // What an older module can read is written as it wrote it.
+        out.push(if self.edition == 0 { VERSION_WITHOUT_EDITION } else { VERSION });
         put_settings(out, &self.settings);
         put_varint(out, self.shard.index.into());
         put_varint(out, self.shard.count.into());
+        if self.edition != 0 {
+            put_varint(out, self.edition);
+        }
         out.push(u8::from(self.paused) | u8::from(self.closed) << 1);
         for number in [self.clock_ms, self.entry_no, self.stream_floor_ms, self.orders] {
             put_varint(out, number);
@@ -149,12 +155,16 @@ impl Loader {
     /// Starts with the header. `seed` as in [`Sale::new`].
     pub fn new(header: &[u8], seed: [u64; 2]) -> Result<Self, Malformed> {
         let mut reader = Reader::new(header);
-        if reader.byte()? != VERSION {
+        let version = reader.byte()?;
+        if ![VERSION_WITHOUT_EDITION, VERSION].contains(&version) {
             return Err(Malformed("the snapshot was written by a newer version of the module"));
         }
         let settings = read_settings(&mut reader)?;
         let shard = read_shard(&mut reader)?;
         let mut sale = Sale::new(settings, shard, seed);
+        if version == VERSION {
+            sale.edition = read_edition(&mut reader)?;
+        }
         let flags = reader.byte()?;
         (sale.paused, sale.closed) = (flags & 1 != 0, flags & 2 != 0);
         sale.clock_ms = reader.number(bounds::MAX_TIME_MS, "the clock is out of range")?;

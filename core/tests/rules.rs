@@ -1,9 +1,10 @@
 //! Rules that were once broken, each with the smallest story that shows it.
 
 use flashsale_core::command::{Accept, Change, Command, Confirm, Item, Items, Order, Release, Reserve, Return, Stock};
-use flashsale_core::effect::{EffectLog, Wording};
+use flashsale_core::effect::{Effect, EffectLog, Wording, read_log};
 use flashsale_core::facts::Facts;
 use flashsale_core::outcome::{Field, Misuse, Outcome};
+use flashsale_core::snapshot::Loader;
 use flashsale_core::{Events, Sale, Settings, Shard, Situation};
 
 struct Shop {
@@ -177,4 +178,29 @@ fn more_can_not_be_accepted_than_a_sku_may_have() {
     shop.run(&Command::Accept(Accept { sku: b"tee", from: 1, total: most }));
     let more = Command::Accept(Accept { sku: b"tee", from: 2, total: most });
     assert_eq!(shop.try_run(&more), Err(Misuse::TooMuchStock { stocked: most }));
+}
+
+#[test]
+fn an_edition_stays_with_its_sale_and_changes_no_snapshot_without_one() {
+    let chunks = |sale: &Sale| {
+        let mut chunks: Vec<Vec<u8>> = Vec::new();
+        sale.snapshot(|chunk| chunks.push(chunk.to_vec()));
+        chunks
+    };
+    let mut shop = Shop::of_shard(Settings::default(), Shard { index: 0, count: 2 });
+    shop.stock(b"tee", 5);
+    assert_eq!((shop.sale.edition(), chunks(&shop.sale)[0][0]), (0, 1), "older modules read it");
+
+    shop.log.start(START_MS, Wording::Effects);
+    shop.log.push(&Effect::Edition(1_795_100_000_000));
+    let log = shop.log.bytes().to_vec();
+    let (at_ms, effects) = read_log(&log).expect("our own log");
+    effects.iter().for_each(|effect| shop.sale.apply(at_ms, effect, &mut shop.facts));
+    assert_eq!(shop.sale.edition(), 1_795_100_000_000);
+
+    let written = chunks(&shop.sale);
+    let mut loader = Loader::new(&written[0], [3, 4]).expect("our own header");
+    written[1..].iter().for_each(|chunk| loader.push(chunk).expect("our own chunk"));
+    let loaded = loader.finish().expect("a whole snapshot");
+    assert_eq!((loaded.edition(), chunks(&loaded)), (1_795_100_000_000, written));
 }

@@ -71,8 +71,8 @@ const HURRY_MS: u64 = 2;
 /// While replicas are slow to acknowledge, they are looked at every millisecond, and less often later on.
 const PATIENT_AFTER_MS: u64 = 50;
 
-/// Names of a sale and number of its shards.
-type SaleId = (Vec<u8>, u32);
+/// Name of a sale, number of its shards, and edition: a later sale of the name is another one.
+type SaleId = (Vec<u8>, u32, u64);
 
 /// What this node does for sharded sales.
 #[derive(Default)]
@@ -211,7 +211,7 @@ impl Bus {
     ) -> bool {
         let Some(shard) = self.shards.get_mut(key).filter(|_| BUS_INTERVAL_MS.get() > 0) else { return false };
         let (index, count) = (shard.index, shard.count);
-        let book = self.books.get(&(shard.sale.clone(), count));
+        let book = self.books.get(&shard.id());
         let moved = sale.moved(sku);
         if book.is_some_and(|book| book.nothing_elsewhere(sku, index, count, moved, now_ms)) {
             return true;
@@ -304,7 +304,7 @@ impl Bus {
     fn take_found(&mut self, state: &mut State) {
         for key in std::mem::take(&mut state.schedule.found_shards) {
             self.shards.remove(&key);
-            self.shards.insert(key, OwnShard::new(Vec::new(), 0, 0, std::sync::Weak::new()));
+            self.shards.insert(key, OwnShard::unknown());
         }
     }
 
@@ -321,11 +321,12 @@ impl Bus {
             if !cluster::owns(ctx, name.borrowed()) {
                 return false;
             }
-            let shard = OwnShard::new(sale_name.to_vec(), parts.index, parts.count, life);
+            let shard = OwnShard::of(sale_name.to_vec(), sale, life);
+            let (index, edition) = (parts.index, shard.edition);
+            self.books.entry(shard.id()).or_default();
             self.shards.insert(key.to_vec(), shard);
-            self.books.entry((sale_name.to_vec(), parts.count)).or_default();
-            let inquiry = Letter { sale: sale_name, shards: parts.count, word: Word::Inquiry { shard: parts.index } };
-            self.post.write(To::All, &inquiry, now_ms);
+            let word = Word::Inquiry { shard: index };
+            self.post.write(To::All, &Letter { sale: sale_name, shards: parts.count, edition, word }, now_ms);
         }
         let Some(shard) = self.shards.get_mut(key) else { return false };
         let new = shard.look(sale, now_ms);
@@ -339,9 +340,9 @@ impl Bus {
     /// The key is no shard, or gone.
     fn lose(&mut self, key: &[u8]) -> bool {
         if let Some(shard) = self.shards.remove(key) {
-            let same_sale = |other: &OwnShard| other.sale == shard.sale && other.count == shard.count;
-            if !self.shards.values().any(same_sale) {
-                self.books.remove(&(shard.sale, shard.count));
+            let id = shard.id();
+            if !self.shards.values().any(|other| other.id() == id) {
+                self.books.remove(&id);
             }
         }
         false
@@ -350,7 +351,7 @@ impl Bus {
     /// Asks for units that a shard lacks.
     fn ask(&mut self, key: &[u8], now_ms: u64) {
         let Some(shard) = self.shards.get_mut(key) else { return };
-        let Some(book) = self.books.get(&(shard.sale.clone(), shard.count)) else { return };
+        let Some(book) = self.books.get(&shard.id()) else { return };
         let index = shard.index;
         for (name, sku) in &mut shard.skus {
             let own = sku.shelf(index, now_ms);
@@ -364,7 +365,7 @@ impl Bus {
             sku.asks(ask.donor, now_ms);
             let after = sku.accepted_from.get(&ask.donor).copied().unwrap_or(0);
             let word = Word::Ask { donor: ask.donor, sku: name, asker: own, qty: ask.qty, after };
-            let letter = Letter { sale: &shard.sale, shards: shard.count, word };
+            let letter = Letter { sale: &shard.sale, shards: shard.count, edition: shard.edition, word };
             self.post.write(To::of(book.place(ask.donor)), &letter, now_ms);
             self.post.counts.asked += 1;
         }
@@ -373,7 +374,7 @@ impl Bus {
     /// Tells the other shards what has changed, or all of it.
     fn tell_news(&mut self, key: &[u8], all: bool, now_ms: u64) {
         let Some(shard) = self.shards.get_mut(key) else { return };
-        if all && let Some(book) = self.books.get(&(shard.sale.clone(), shard.count)) {
+        if all && let Some(book) = self.books.get(&shard.id()) {
             // That it has none of a SKU that others have is news as well.
             for sku in book.skus() {
                 shard.sku(sku);
@@ -383,7 +384,11 @@ impl Bus {
             if sku.has_news(now_ms) || all && !shard.is_over {
                 let (counters, need) = sku.tell(now_ms);
                 let word = Word::News { shard: shard.index, sku: name, counters, need };
-                self.post.write(To::All, &Letter { sale: &shard.sale, shards: shard.count, word }, now_ms);
+                self.post.write(
+                    To::All,
+                    &Letter { sale: &shard.sale, shards: shard.count, edition: shard.edition, word },
+                    now_ms,
+                );
             }
         }
     }
@@ -391,7 +396,7 @@ impl Bus {
     /// Tells totals again that were not answered; all of them, if some unit is still on its way.
     fn tell_totals(&mut self, key: &[u8], beat: bool, now_ms: u64) {
         let Some(shard) = self.shards.get_mut(key) else { return };
-        let Some(book) = self.books.get(&(shard.sale.clone(), shard.count)) else { return };
+        let Some(book) = self.books.get(&shard.id()) else { return };
         let (index, count) = (shard.index, shard.count);
         for (name, sku) in shard.skus.iter_mut().filter(|(_, sku)| !sku.grants.is_empty()) {
             let moved = (sku.counters.granted, sku.counters.accepted);
@@ -403,7 +408,7 @@ impl Bus {
                 if granted.safe > 0 && (all || unanswered) {
                     granted.told_ms = now_ms;
                     let word = Word::Total { donor: index, receiver, sku: name, total: granted.safe };
-                    let letter = Letter { sale: &shard.sale, shards: count, word };
+                    let letter = Letter { sale: &shard.sale, shards: count, edition: shard.edition, word };
                     self.post.write(To::Node(place), &letter, now_ms);
                 }
             }
@@ -416,7 +421,7 @@ impl Bus {
         if !state.waiters.any(ctx.selected_db(), key) {
             return;
         }
-        let Some(book) = self.books.get(&(shard.sale.clone(), shard.count)) else { return };
+        let Some(book) = self.books.get(&shard.id()) else { return };
         let (index, count) = (shard.index, shard.count);
         let mut in_vain = false;
         for (name, sku) in shard.skus.iter_mut().filter(|(_, sku)| sku.wish > 0) {
@@ -456,13 +461,13 @@ impl Bus {
 
     fn tell_safe(&mut self, safe: &Pending, now_ms: u64) {
         let Some(shard) = self.shards.get_mut(&safe.key) else { return };
-        let Some(book) = self.books.get(&(shard.sale.clone(), shard.count)) else { return };
+        let Some(book) = self.books.get(&shard.id()) else { return };
         let (donor, receiver) = (shard.index, safe.receiver);
         let granted = shard.sku(&safe.sku).grants.entry(receiver).or_default();
         if safe.total > granted.safe && safe.total <= granted.noted {
             (granted.safe, granted.told_ms) = (safe.total, now_ms);
             let word = Word::Total { donor, receiver, sku: &safe.sku, total: safe.total };
-            let letter = Letter { sale: &shard.sale, shards: shard.count, word };
+            let letter = Letter { sale: &shard.sale, shards: shard.count, edition: shard.edition, word };
             self.post.write(To::of(book.place(receiver)), &letter, now_ms);
         }
     }

@@ -59,6 +59,11 @@ impl ShardedSale {
         ShardedSale { keys, stocked: stock.iter().sum(), wants_replicas: false }
     }
 
+    /// A sale that was made by other means, of so many units.
+    pub fn of_keys(keys: Vec<String>, stocked: i64) -> ShardedSale {
+        ShardedSale { keys, stocked, wants_replicas: false }
+    }
+
     /// So many buyers, each living wherever his name puts him.
     pub fn buyers(&self, node: &mut Client, count: usize) -> Vec<Buyer> {
         let names: Vec<String> = (0..count).map(|number| format!("buyer-{number}")).collect();

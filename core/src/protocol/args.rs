@@ -159,11 +159,13 @@ pub struct Create<'a> {
     pub change: Change,
     /// Which part of the sale; a sale in one key if it is not given.
     pub shard: Option<Shard>,
+    /// Which sale of its name this is.
+    pub edition: Option<u64>,
     /// First stock; a quantity may be 0.
     pub items: Items<'a>,
 }
 
-/// `[LIMIT n] [HOLD ms] ... [SHARD i n] [ITEMS sku qty [sku qty ...]]`
+/// `[LIMIT n] [HOLD ms] ... [SHARD i n] [EDITION n] [ITEMS sku qty [sku qty ...]]`
 pub fn create<'a>(words: Words<'_, 'a>) -> Parsed<Create<'a>> {
     let mut args = Args { words };
     let mut create = Create::default();
@@ -177,6 +179,10 @@ pub fn create<'a>(words: Words<'_, 'a>) -> Parsed<Create<'a>> {
                 return Err(ParseError::Shard { index, count });
             }
             once("SHARD", &mut create.shard, Shard { index, count })?;
+        } else if is(word, "EDITION") {
+            let most = bounds::MAX_TIME_MS as i64;
+            let edition = integer(args.value_of("EDITION")?, "EDITION", 1, most)?;
+            once("EDITION", &mut create.edition, edition as u64)?;
         } else {
             setting(word, &mut args, &mut create.change)?;
         }
@@ -184,7 +190,7 @@ pub fn create<'a>(words: Words<'_, 'a>) -> Parsed<Create<'a>> {
     Ok(create)
 }
 
-/// The options of CREATE but SHARD and ITEMS.
+/// The options of CREATE but SHARD, EDITION and ITEMS.
 pub fn alter(words: Words<'_, '_>) -> Parsed<Change> {
     let mut args = Args { words };
     let mut change = Change::default();

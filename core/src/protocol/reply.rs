@@ -133,7 +133,8 @@ pub fn info(reply: &mut impl Reply, sale: &Sale, now_ms: u64, commands: u64) {
         ("entries", sale.entries()),
         ("commands", commands),
     ];
-    reply.map(fields.len() + 3);
+    let edition = Some(sale.edition()).filter(|&edition| edition > 0);
+    reply.map(fields.len() + 3 + usize::from(edition.is_some()));
     word(reply, "state");
     word(reply, view.state);
     word(reply, "events");
@@ -141,6 +142,10 @@ pub fn info(reply: &mut impl Reply, sale: &Sale, now_ms: u64, commands: u64) {
     for (name, number) in fields {
         word(reply, name);
         unsigned(reply, number);
+    }
+    if let Some(edition) = edition {
+        word(reply, "edition");
+        unsigned(reply, edition);
     }
     word(reply, "skus");
     let skus: Vec<SkuView<'_>> = sale.sku_views(now_ms).collect();

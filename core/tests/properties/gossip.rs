@@ -9,6 +9,7 @@ use proptest::prelude::*;
 struct Draft {
     sale: Vec<u8>,
     shards: u32,
+    edition: u64,
     sku: Vec<u8>,
     kind: u8,
     numbers: [u64; 7],
@@ -31,7 +32,7 @@ impl Draft {
             4 => Word::Accepted { donor, receiver, sku, total: c },
             _ => Word::Inquiry { shard: donor },
         };
-        Letter { sale: &self.sale, shards, word }
+        Letter { sale: &self.sale, shards, edition: self.edition, word }
     }
 }
 
@@ -39,8 +40,16 @@ fn drafts() -> impl Strategy<Value = Vec<Draft>> {
     let sale = prop_oneof![3 => Just(b"sale".to_vec()), 1 => proptest::collection::vec(any::<u8>(), 0..512)];
     let sku = proptest::collection::vec(any::<u8>(), 1..128);
     let numbers = proptest::array::uniform7(prop_oneof![0..5_u64, any::<u64>()]);
-    let draft = (sale, 2..=16_384_u32, sku, 0..6_u8, numbers);
-    let draft = draft.prop_map(|(sale, shards, sku, kind, numbers)| Draft { sale, shards, sku, kind, numbers });
+    let edition = prop_oneof![Just(0), Just(7), 1..100_000_000_000_000_u64];
+    let draft = (sale, 2..=16_384_u32, edition, sku, 0..6_u8, numbers);
+    let draft = draft.prop_map(|(sale, shards, edition, sku, kind, numbers)| Draft {
+        sale,
+        shards,
+        edition,
+        sku,
+        kind,
+        numbers,
+    });
     proptest::collection::vec(draft, 0..60)
 }
 

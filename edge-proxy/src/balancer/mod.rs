@@ -223,7 +223,9 @@ impl Watched {
         let mut work = Work { is_busy: self.demand.see(&infos, unix_ms()), ..Work::default() };
         let topology = deployment.topology().await.ok();
         let has_bus = |from, to| topology.as_ref().is_some_and(|topology| topology.have_a_bus(from, to));
-        let is_ours = |from, to| mode == Mode::On || !has_bus(from, to);
+        let edition = |shard: u32| infos.get(shard as usize)?.as_ref().map(|info| info.edition);
+        let is_one_sale = |from, to| edition(from) == edition(to);
+        let is_ours = |from, to| is_one_sale(from, to) && (mode == Mode::On || !has_bus(from, to));
         let planned = steps(&infos, &mut self.demand, is_ours, unix_ms());
         let finishing = self.left_in_transit(&infos, is_ours);
         let sale = &self.sale;

@@ -14,6 +14,7 @@ use super::leftovers::{self, Mending};
 use super::sale::Sale;
 use super::stock::{Allocation, part, stocked};
 use crate::store::info::ShardInfo;
+use crate::store::nodes::Dialect;
 
 /// Shards for each server that takes writes, with `--shards auto`: the sale can then spread evenly over up to four
 /// times as many servers, should the cluster grow, and the busiest of them stays close to the mean.
@@ -86,15 +87,28 @@ pub async fn create(deployment: &Deployment, prefix: &str, plan: &Plan, now_ms: 
             settings.compare(info).with_context(|| format!("{} is another sale", sale.key_text(shard)))?;
         }
     }
-    let step = |shard: u32| {
+    let step = |shard: u32, edition: Option<u64>| {
+        let sale = &sale;
         let is_there = there[shard as usize].is_some();
-        make(deployment, &sale, shard, is_there, plan, &settings)
+        let settings = Settings { edition, ..settings.clone() };
+        async move { make(deployment, sale, shard, is_there, plan, &settings).await }
     };
     // The first one alone: it is what others find the sale by.
-    step(0).await?;
-    try_join_all((1..sale.shards()).map(step)).await?;
+    step(0, edition(deployment, &sale, &there, now_ms)).await?;
+    // Somebody else may have made it at the same time.
+    let first = sale.info(deployment, 0).await?.map_or(0, |info| info.edition);
+    let edition = Some(first).filter(|&edition| edition > 0);
+    try_join_all((1..sale.shards()).map(|shard| step(shard, edition))).await?;
     let were_there = there.iter().flatten().count() as u32;
     Ok(Created { made: sale.shards() - were_there, were_there, sale })
+}
+
+/// What tells the shards of this sale from any that an earlier sale of the name may have left: of a sale that is there
+/// in part its own, else the time. The library knows of no editions, and one key alone needs none.
+fn edition(deployment: &Deployment, sale: &Sale, there: &[Option<ShardInfo>], now_ms: u64) -> Option<u64> {
+    let is_needed = sale.shards() > 1 && deployment.dialect() == Dialect::Module;
+    let edition = there.iter().flatten().next().map_or(now_ms, |info| info.edition);
+    Some(edition).filter(|&edition| is_needed && edition > 0)
 }
 
 /// The shards that the plan means: of a sale that is there, its own number.
@@ -145,6 +159,9 @@ async fn make(
         settings.write(&mut create);
         if sale.shards() > 1 {
             create.arg("SHARD").arg(shard).arg(sale.shards());
+        }
+        if let Some(edition) = settings.edition {
+            create.arg("EDITION").arg(edition);
         }
         steps.push(create);
     }
@@ -205,9 +222,11 @@ impl Plan {
 }
 
 /// The settings of every shard, times made absolute.
+#[derive(Clone)]
 struct Settings {
     fields: Vec<(&'static str, &'static str, u64)>,
     events: Option<String>,
+    edition: Option<u64>,
 }
 
 impl Settings {
@@ -228,7 +247,7 @@ impl Settings {
             ("CLOSES", "closes_at", time(plan.closes, |info| info.closes_at)),
         ];
         let fields = given.into_iter().filter_map(|(word, name, value)| Some((word, name, value?))).collect();
-        Self { fields, events: plan.events.clone() }
+        Self { fields, events: plan.events.clone(), edition: None }
     }
 
     fn write(&self, create: &mut Cmd) {

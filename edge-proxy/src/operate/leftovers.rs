@@ -1,13 +1,14 @@
 //! Shards of an earlier sale of the same name.
 //!
-//! The shards of a sale know each other by the sale's name and number of shards alone. A shard that is left from an
-//! earlier sale would go on telling what it once granted, and a new sale would take that for units of its own: they
-//! would be sold twice. So a sale is made only where there are none.
+//! A shard that is left from an earlier sale would go on telling what it once granted, and a new sale would take that for
+//! units of its own: they would be sold twice. The module tells them apart by the edition that `flashsale sale create`
+//! gives each sale; the library cannot, nor can shards that were made without one. So a sale is made only where there
+//! are none.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use flashsale_core::sharding::{SLOTS, shard_key};
 use redis::{Cmd, Value};
 
@@ -66,10 +67,11 @@ pub async fn refuse(deployment: &Deployment, sale: &Sale, base: &[u8], mending: 
         );
     }
     let own: BTreeMap<u32, &Shard> = own.iter().filter_map(|shard| Some((index_of(shard)?, shard))).collect();
-    if own.is_empty() || own.len() == sale.shards() as usize {
+    one_edition(own.values().map(|shard| &shard.info), &sale.name)?;
+    let missing: Vec<u32> = (0..sale.shards()).filter(|shard| !own.contains_key(shard)).collect();
+    if missing.is_empty() {
         return Ok(());
     }
-    let missing: Vec<u32> = (0..sale.shards()).filter(|shard| !own.contains_key(shard)).collect();
     for (index, shard) in &own {
         if let Some(other) = missing.iter().find(|missing| have_traded(&shard.info, **missing)) {
             bail!(
@@ -146,6 +148,28 @@ async fn look_at(deployment: &Deployment, key: &[u8], part: u32) -> Result<Optio
         Err(trouble) if ["NOSALE", "WRONGTYPE"].contains(&trouble.code()) => Ok(None),
         Err(trouble) => Err(trouble),
     }
+}
+
+/// Makes sure that shards are of one sale.
+///
+/// # Errors
+/// Two of them are of different editions.
+pub fn one_edition<'i>(shards: impl Iterator<Item = &'i ShardInfo>, name: &str) -> anyhow::Result<()> {
+    let mut first: Option<&ShardInfo> = None;
+    for info in shards {
+        let first = *first.get_or_insert(info);
+        ensure!(
+            info.edition == first.edition,
+            "shard {} of `{name}` is of edition {}, and shard {} of edition {}: one of them is left from an earlier sale \
+             of this name, and takes no part in the later one. Delete it with its order stream (the edition is the time \
+             when the sale was made, in unix milliseconds), and repeat the `sale create`",
+            info.shard,
+            info.edition,
+            first.shard,
+            first.edition,
+        );
+    }
+    Ok(())
 }
 
 /// Whether units have gone from this shard to the other or come from there.

@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use super::deployment::{Deployment, Trouble};
+use super::leftovers;
 use crate::store::info::{ShardInfo, by_name};
 use crate::store::layout::Layout;
 use crate::store::nodes::Place;
@@ -109,7 +110,7 @@ impl Sale {
     /// All shards, none missing.
     ///
     /// # Errors
-    /// A server does not answer, or a shard is missing.
+    /// A server does not answer, a shard is missing, or is of another edition than the others.
     pub async fn whole(&self, deployment: &Deployment) -> anyhow::Result<Vec<ShardInfo>> {
         let infos = self.infos(deployment).await?;
         let missing: Vec<String> = (0..self.shards())
@@ -125,6 +126,7 @@ impl Sale {
                 missing.join(", ")
             );
         }
+        leftovers::one_edition(infos.iter().flatten(), &self.name)?;
         Ok(infos.into_iter().flatten().collect())
     }
 

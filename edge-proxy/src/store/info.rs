@@ -27,6 +27,8 @@ pub struct ShardInfo {
     pub backlog: u64,
     pub shard: u32,
     pub shards: u32,
+    /// Tells the shards of this sale from those of an earlier one of the same name; 0: nobody said.
+    pub edition: u64,
     pub holds: u64,
     pub orders: u64,
     pub buyers: u64,
@@ -89,6 +91,7 @@ impl ShardInfo {
                 "backlog" => info.backlog = count(),
                 "shard" => info.shard = small(),
                 "shards" => info.shards = small(),
+                "edition" => info.edition = count(),
                 "holds" => info.holds = count(),
                 "orders" => info.orders = count(),
                 "buyers" => info.buyers = count(),

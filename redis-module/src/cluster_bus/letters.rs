@@ -33,14 +33,14 @@ impl Bus {
         letter: &Letter<'_>,
         now_ms: u64,
     ) {
-        let id = (letter.sale.to_vec(), letter.shards);
+        let id = (letter.sale.to_vec(), letter.shards, letter.edition);
         let Some(book) = self.books.get_mut(&id) else { return };
         match letter.word {
             Word::News { shard, sku, counters, need } => {
                 book.hear(shard, sku, Heard { counters, need, at_ms: now_ms, sent_ms, sender: parcel.sender });
             }
             Word::Inquiry { shard: asking } => {
-                for own in self.shards.values_mut().filter(|own| own.sale == id.0 && own.count == id.1) {
+                for own in self.shards.values_mut().filter(|own| own.id() == id) {
                     for sku in own.skus.values_mut() {
                         sku.told = None;
                         sku.grants.entry(asking).and_modify(|granted| granted.settled = 0);
@@ -49,13 +49,13 @@ impl Bus {
             }
             Word::Ask { donor, sku, asker, qty, after } => {
                 let key = sharding::shard_key(letter.sale, donor, letter.shards);
-                if self.shards.contains_key(&key) && self.look(ctx, state, &key, now_ms) {
+                if self.is_here(ctx, state, &key, letter, now_ms) {
                     self.give(ctx, state, &key, parcel, (sku, asker, qty, after), now_ms);
                 }
             }
             Word::Total { donor, receiver, sku, total } => {
                 let key = sharding::shard_key(letter.sale, receiver, letter.shards);
-                if self.shards.contains_key(&key) && self.look(ctx, state, &key, now_ms) {
+                if self.is_here(ctx, state, &key, letter, now_ms) {
                     let accept = Accept { sku, from: donor, total };
                     let outcome = carry_out(ctx, state, &key, &Command::Accept(accept));
                     if let Some(Outcome::Accepted { taken, .. }) = outcome {
@@ -66,7 +66,8 @@ impl Bus {
             }
             Word::Nothing { donor, receiver, sku } => {
                 let key = sharding::shard_key(letter.sale, receiver, letter.shards);
-                if let Some(own) = self.shards.get_mut(&key).and_then(|shard| shard.skus.get_mut(sku))
+                let own = self.shards.get_mut(&key).filter(|shard| shard.edition == letter.edition);
+                if let Some(own) = own.and_then(|shard| shard.skus.get_mut(sku))
                     && own.refused_by(donor)
                 {
                     self.ask(&key, now_ms);
@@ -74,12 +75,21 @@ impl Bus {
             }
             Word::Accepted { donor, receiver, sku, total } => {
                 let key = sharding::shard_key(letter.sale, donor, letter.shards);
-                let own = self.shards.get_mut(&key).and_then(|shard| shard.skus.get_mut(sku));
+                let own = self.shards.get_mut(&key).filter(|shard| shard.edition == letter.edition);
+                let own = own.and_then(|shard| shard.skus.get_mut(sku));
                 if let Some(granted) = own.and_then(|own| own.grants.get_mut(&receiver)) {
                     granted.settled = granted.settled.max(total);
                 }
             }
         }
+    }
+
+    /// Whether the shard that a letter is for is on this node, and of the sale that the letter means: a key of the same
+    /// name may be left from an earlier one.
+    fn is_here(&mut self, ctx: Ctx<'_>, state: &mut State, key: &[u8], letter: &Letter<'_>, now_ms: u64) -> bool {
+        self.shards.contains_key(key)
+            && self.look(ctx, state, key, now_ms)
+            && self.shards.get(key).is_some_and(|shard| shard.edition == letter.edition)
     }
 
     fn has_accepted(
@@ -100,7 +110,11 @@ impl Bus {
             own.arrived();
         }
         let word = Word::Accepted { donor, receiver: shard.index, sku, total };
-        self.post.write(To::Node(parcel.sender), &Letter { sale: &shard.sale, shards: shard.count, word }, now_ms);
+        self.post.write(
+            To::Node(parcel.sender),
+            &Letter { sale: &shard.sale, shards: shard.count, edition: shard.edition, word },
+            now_ms,
+        );
         if taken > 0 {
             // At the pace of a rush these units may be gone before anybody looks again.
             self.ask(key, now_ms);
@@ -124,7 +138,7 @@ impl Bus {
             // Units are on their way already. They are told once they are safe; here again, if they are.
             if granted.safe > after {
                 let word = Word::Total { donor: index, receiver: asker.shard, sku, total: granted.safe };
-                let letter = Letter { sale: &shard.sale, shards: shard.count, word };
+                let letter = Letter { sale: &shard.sale, shards: shard.count, edition: shard.edition, word };
                 self.post.write(To::Node(parcel.sender), &letter, now_ms);
             }
             return;
@@ -140,7 +154,12 @@ impl Bus {
             _ => {
                 let Some(shard) = self.shards.get_mut(key) else { return };
                 let (counters, need) = shard.sku(sku).tell(now_ms);
-                let sale = Letter { sale: &shard.sale, shards: shard.count, word: Word::Inquiry { shard: index } };
+                let sale = Letter {
+                    sale: &shard.sale,
+                    shards: shard.count,
+                    edition: shard.edition,
+                    word: Word::Inquiry { shard: index },
+                };
                 let news = Word::News { shard: index, sku, counters, need };
                 let nothing = Word::Nothing { donor: index, receiver: asker.shard, sku };
                 for word in [news, nothing] {

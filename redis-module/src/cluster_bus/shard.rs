@@ -1,7 +1,8 @@
 //! What this node keeps of each shard that it has, beside the sale itself. All of it may be lost.
 
-use flashsale_core::Sale;
+use super::SaleId;
 use flashsale_core::balance::{Counters, Meter, Need, RETRY_MS, Shelf};
+use flashsale_core::{Sale, Shard};
 use std::collections::BTreeMap;
 use std::sync::Weak;
 
@@ -12,6 +13,7 @@ pub(super) struct OwnShard {
     pub sale: Vec<u8>,
     pub index: u32,
     pub count: u32,
+    pub edition: u64,
     /// Dead once the key's value is another one: then all this is void.
     pub life: Weak<()>,
     /// Whether reserving is over for good.
@@ -59,8 +61,29 @@ pub(super) struct Granted {
 }
 
 impl OwnShard {
-    pub fn new(sale: Vec<u8>, index: u32, count: u32, life: Weak<()>) -> Self {
-        Self { sale, index, count, life, is_over: false, skus: BTreeMap::new(), hurried_ms: 0 }
+    /// A key that was found and not looked at yet.
+    pub fn unknown() -> Self {
+        Self {
+            sale: Vec::new(),
+            index: 0,
+            count: 0,
+            edition: 0,
+            life: Weak::new(),
+            is_over: false,
+            skus: BTreeMap::new(),
+            hurried_ms: 0,
+        }
+    }
+
+    /// A shard of the sale called `name`.
+    pub fn of(name: Vec<u8>, sale: &Sale, life: Weak<()>) -> Self {
+        let Shard { index, count } = sale.shard();
+        Self { sale: name, index, count, edition: sale.edition(), life, ..Self::unknown() }
+    }
+
+    /// Which sale it is a shard of.
+    pub fn id(&self) -> SaleId {
+        (self.sale.clone(), self.count, self.edition)
     }
 
     pub fn sku(&mut self, name: &[u8]) -> &mut OwnSku {

@@ -32,6 +32,7 @@ impl Definition for Create {
             Arg::integer(c"entries").after(c"BACKLOG").optional(),
             Arg::text(c"events").after(c"EVENTS").optional(),
             SHARD,
+            Arg::integer(c"number").after(c"EDITION").optional(),
             ITEMS.optional(),
         ],
     };
@@ -48,6 +49,7 @@ impl Definition for Create {
         }
         let settings = parsed.change.onto(&Settings::default())?;
         let mut effects = vec![Effect::Create(settings, shard)];
+        effects.extend(parsed.edition.map(Effect::Edition));
         effects.extend(parsed.items.iter().map(|item| Effect::Stock {
             sku: item.sku,
             delta: item.qty.into(),

@@ -8,10 +8,10 @@ use tokio::time::sleep;
 use super::Finding;
 use super::probe::{HotSample, lines};
 use super::streams::{self, StreamFacts};
-use crate::operate::create;
 use crate::operate::deployment::{Deployment, words};
 use crate::operate::list::{self, FoundKey};
 use crate::operate::sale::{Book, Pair, Sale, pairs, skus_of};
+use crate::operate::{create, leftovers};
 use crate::store::answer::text;
 use crate::store::info::ShardInfo;
 
@@ -150,6 +150,10 @@ pub fn judge(facts: &SaleFacts) -> Vec<Finding> {
             ),
             "repeat the `sale create` that made it, with the same words: it says if that may not be",
         ));
+    }
+    let infos = book.shards.iter().filter_map(|line| line.info.as_ref());
+    if let Err(error) = leftovers::one_edition(infos, &book.name) {
+        findings.push(Finding::fail("leftovers", &about, error.to_string(), "delete the shard that is left over"));
     }
     findings.extend(judge_transfers(book, &about));
     if book.state == "mixed" {
