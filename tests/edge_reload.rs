@@ -30,13 +30,13 @@ fn a_hangup_takes_over_what_can_change_and_names_the_rest() {
         builder
             .set("rates.mode", "\"enforce\"")
             .set("rates.address_per_second", "1")
-            .set("redis.url", "\"redis://127.0.0.1:1\"")
+            .set("redis.key_prefix", "\"other:\"")
     });
     proxy.signal(libc::SIGHUP);
     wait_until("the new limit holds", PATIENCE, || status(&proxy) == 429);
     let log = proxy.log();
     assert!(log.contains("changed: rates.address_per_second, rates.mode"), "{log}");
-    assert!(log.contains("stay as they were: redis.url"), "{log}");
+    assert!(log.contains("stay as they were: redis.key_prefix"), "{log}");
     proxy.rewrite(|builder| builder.set("rates.mode", "\"off\""));
     proxy.signal(libc::SIGHUP);
     wait_until("there is none any more", PATIENCE, || (0..5).all(|_| status(&proxy) == 200));
@@ -234,4 +234,58 @@ fn a_relay_is_begun_replaced_and_ended() {
     // Its lease is over before the process is, and no order was taken from the stream.
     proxy.stop();
     assert_eq!((told("/first").len(), told("/second").len()), (1, 1));
+}
+
+#[test]
+fn the_sale_moves_to_another_server_and_no_request_is_lost() {
+    let (first, second) = (redis_with_sale(), redis_with_sale());
+    let mut proxy = Proxy::builder().redis(&first).set("known.refresh_ms", "600000").start();
+    let (done, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let bearer = proxy.bearer("ann");
+    let url = proxy.url("/flash/s/holds?sku=shirt");
+    let reserve = |http: &Http| http.request("POST", &url, &[("authorization", &bearer)], b"");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let http = Http::new();
+            while !done.load(Ordering::Relaxed) {
+                let answer = reserve(&http);
+                assert_eq!(answer.status, 201, "{}", answer.text());
+                asked.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        let more = |count: usize| {
+            let before = asked.load(Ordering::Relaxed);
+            wait_until("requests go on", PATIENCE, || asked.load(Ordering::Relaxed) >= before + count);
+        };
+        more(5);
+        // Nobody is there: a slip of the pen, and the sale goes on.
+        let nobody = format!("\"redis://127.0.0.1:{}\"", free_port());
+        proxy.rewrite(|builder| builder.set("redis.url", &nobody));
+        let refusal = Http::new().request("POST", &proxy.admin_url("/api/reload"), &[], b"");
+        assert_eq!(refusal.status, 409, "{}", refusal.text());
+        assert!(refusal.text().contains("[redis]"), "{}", refusal.text());
+        more(5);
+        proxy.rewrite(|builder| builder.redis(&second));
+        assert_eq!(reload(&proxy)["changed"], json!(["redis.url"]));
+        more(20);
+        done.store(true, Ordering::Relaxed);
+    });
+    let holds = |redis: &RedisServer| redis.client().line("FLASH.INFO sale:s").get("holds").integer();
+    assert_eq!(holds(&first) + holds(&second), asked.load(Ordering::Relaxed) as i64, "each was made once");
+    assert!(holds(&first) >= 5 && holds(&second) >= 15, "{} {}", holds(&first), holds(&second));
+    // News come from the new one, and the old one is left alone.
+    let left = (1000 - holds(&second)).to_string();
+    wait_until("the new one is listened to", PATIENCE, || {
+        proxy.log().matches("listening to the state channel").count() == 2
+    });
+    second.client().ok(&["FLASH.ORDER", "sale:s", "rest", "bob", "ITEMS", "shirt", &left]);
+    let http = Http::new();
+    let window = || http.get(&proxy.url("/flash/s")).json()["skus"]["shirt"].clone();
+    wait_until("nothing is left", PATIENCE, || window() == json!("none") || reserve(&http).status == 409);
+    wait_until("nobody is connected to the old one", PATIENCE, || {
+        window();
+        reserve(&http);
+        first.client().ok(&["CLIENT", "LIST"]).text().lines().count() == 1
+    });
 }

@@ -14,11 +14,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
-use pingora::server::ShutdownWatch;
-use pingora::services::background::BackgroundService;
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -192,13 +189,6 @@ impl Balancer {
             }
         }
         Ok(all)
-    }
-}
-
-#[async_trait]
-impl BackgroundService for Balancer {
-    async fn start(&self, shutdown: ShutdownWatch) {
-        self.run(shutdown).await;
     }
 }
 

@@ -6,8 +6,10 @@ use toml::{Table, Value};
 const LIVE: &[&str] = &[
     "access_log.",
     "admission.",
+    "balancer.",
     "cache.",
     "challenges",
+    "durability.",
     "known.",
     "lanes.",
     "levels.",
@@ -28,8 +30,10 @@ const LIVE: &[&str] = &[
     "listen.write_timeout_ms",
     "lists.",
     "rates.",
+    "redis.",
     "relay.",
     "sale.",
+    "sales",
     "shared_rates.",
     "shop.",
     "tickets.",
@@ -38,7 +42,7 @@ const LIVE: &[&str] = &[
 ];
 
 /// Of those, keys that are read once.
-const FIXED: &[&str] = &["known.sales_max", "shop.ca_file", "shop.tries"];
+const FIXED: &[&str] = &["known.sales_max", "redis.key_prefix", "redis.sweep_ms", "shop.ca_file", "shop.tries"];
 
 /// Whether a reload takes over a new value of `key`, such as `rates.mode`.
 pub fn is_live(key: &str) -> bool {
@@ -130,11 +134,14 @@ mod tests {
 
     #[test]
     fn what_cannot_change_stays_as_it_was() {
-        let old = table("redis.url = \"a\"\nrates.mode = \"off\"");
-        let new = table("rates.mode = \"shadow\"\n[redis]\nurl = \"b\"\nusername = \"c\"\n[balancer]\nmode = \"off\"");
+        let old = table("redis.key_prefix = \"a\"\nrates.mode = \"off\"");
+        let new = table(
+            "rates.mode = \"shadow\"\n[redis]\nurl = \"b\"\nkey_prefix = \"b\"\n[listen]\npublic = \"c\"\n[shop]\ntries = 1",
+        );
         let kept: Vec<String> = changed_keys(&old, &new).into_iter().filter(|key| !is_live(key)).collect();
-        assert_eq!(kept, ["balancer.mode", "redis.url", "redis.username"]);
-        assert_eq!(keep(&old, new, &kept), table("redis.url = \"a\"\nrates.mode = \"shadow\""));
+        assert_eq!(kept, ["listen.public", "redis.key_prefix", "shop.tries"]);
+        let merged = table("redis.url = \"b\"\nredis.key_prefix = \"a\"\nrates.mode = \"shadow\"");
+        assert_eq!(keep(&old, new, &kept), merged);
     }
 
     #[test]

@@ -25,8 +25,7 @@ use tokio::task::AbortHandle;
 use crate::config::RedisConfig;
 use crate::funnel::known::Known;
 use crate::metrics;
-use crate::store::fleet::Fleet;
-use crate::store::layout::Layouts;
+use crate::store::current::CurrentStore;
 use crate::store::nodes::Node;
 use crate::store::redis::glob_escape;
 
@@ -49,8 +48,7 @@ pub struct Channel {
 
 /// What all listeners share.
 struct Ear {
-    fleet: Arc<Fleet>,
-    layouts: Arc<Layouts>,
+    store: Arc<CurrentStore>,
     known: Arc<Known>,
     prefix: Vec<u8>,
     connect_timeout: Duration,
@@ -68,11 +66,10 @@ struct Message<'a> {
 }
 
 impl Channel {
-    pub fn new(config: &RedisConfig, fleet: Arc<Fleet>, layouts: Arc<Layouts>, known: Arc<Known>) -> Self {
+    pub fn new(config: &RedisConfig, store: Arc<CurrentStore>, known: Arc<Known>) -> Self {
         Self {
             ear: Arc::new(Ear {
-                fleet,
-                layouts,
+                store,
                 known,
                 prefix: config.key_prefix.clone().into_bytes(),
                 connect_timeout: config.connect_timeout(),
@@ -88,7 +85,7 @@ impl BackgroundService for Channel {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let mut listeners: HashMap<u64, AbortHandle> = HashMap::new();
         loop {
-            if let Ok(topology) = self.ear.fleet.topology().await {
+            if let Ok(topology) = self.ear.store.deployment().fleet.topology().await {
                 listeners.retain(|number, listener| {
                     let stays = topology.nodes.iter().any(|node| node.number == *number);
                     if !stays {
@@ -198,13 +195,14 @@ impl Ear {
         channels: &mut HashSet<Vec<u8>>,
         connection: &mut MultiplexedConnection,
     ) -> anyhow::Result<()> {
-        let topology = self.fleet.topology().await?;
+        let deployment = self.store.deployment();
+        let topology = deployment.fleet.topology().await?;
         if !topology.is_in_cluster(node) {
             return Ok(());
         }
         let mut wanted: HashMap<Vec<u8>, Bytes> = HashMap::new();
         for sale in self.known.watched_sales() {
-            let Some(layout) = self.layouts.known(&sale) else {
+            let Some(layout) = deployment.layouts.known(&sale) else {
                 continue;
             };
             for place in layout.places().filter(|place| hash_tag(place.key).is_some()) {
@@ -227,7 +225,7 @@ impl Ear {
                     self.known.hear_of(&sale);
                 }
                 // The slot has just moved: it is followed once it is known where to.
-                Err(error) if error.code() == Some("MOVED") => self.fleet.look_again(),
+                Err(error) if error.code() == Some("MOVED") => deployment.fleet.look_again(),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -250,7 +248,9 @@ impl Ear {
                 self.hear(channel, payload);
             }
             // The server gives the slot away.
-            (PushKind::SUnsubscribe, [channel, ..]) if channels.remove(*channel) => self.fleet.look_again(),
+            (PushKind::SUnsubscribe, [channel, ..]) if channels.remove(*channel) => {
+                self.store.deployment().fleet.look_again()
+            }
             _ => {}
         }
         Ok(())

@@ -14,8 +14,7 @@ use redis::Value;
 use crate::config::{RedisConfig, millis};
 use crate::funnel::known::Known;
 use crate::metrics;
-use crate::store::fleet::Fleet;
-use crate::store::layout::Layouts;
+use crate::store::current::CurrentStore;
 use crate::store::nodes::Dialect;
 use crate::store::{SaleStore, StoreError};
 
@@ -27,28 +26,21 @@ const SALES_MAX: usize = 1000;
 
 /// The sweeping, as a service of the process.
 pub struct Sweep {
-    pub store: Arc<dyn SaleStore>,
-    pub fleet: Arc<Fleet>,
-    pub layouts: Arc<Layouts>,
-    pub known: Arc<Known>,
+    store: Arc<CurrentStore>,
+    known: Arc<Known>,
     prefix: Vec<u8>,
     every: Duration,
 }
 
 impl Sweep {
-    pub fn new(
-        config: &RedisConfig,
-        store: Arc<dyn SaleStore>,
-        fleet: Arc<Fleet>,
-        layouts: Arc<Layouts>,
-        known: Arc<Known>,
-    ) -> Self {
+    pub fn new(config: &RedisConfig, store: Arc<CurrentStore>, known: Arc<Known>) -> Self {
         let prefix = config.key_prefix.clone().into_bytes();
-        Self { store, fleet, layouts, known, prefix, every: millis(config.sweep_ms) }
+        Self { store, known, prefix, every: millis(config.sweep_ms) }
     }
 
     async fn sweep(&self, all: bool) -> Result<(), StoreError> {
-        if self.fleet.topology().await?.dialect != Dialect::Functions {
+        let deployment = self.store.deployment();
+        if deployment.fleet.topology().await?.dialect != Dialect::Functions {
             return Ok(());
         }
         let mut sales: BTreeSet<Bytes> = self.known.watched_sales().into_iter().collect();
@@ -56,12 +48,12 @@ impl Sweep {
             sales.extend(self.store.keys(&self.prefix, SALES_MAX).await?);
         }
         for sale in sales {
-            let Ok(layout) = self.layouts.of(&sale).await else {
+            let Ok(layout) = deployment.layouts.of(&sale).await else {
                 continue;
             };
             let expire = |key| Dialect::Functions.command("EXPIRE", key);
             let calls: Vec<_> = layout.places().map(|place| (place, expire(place.key))).collect();
-            for ended in self.fleet.send_each(&calls).await {
+            for ended in deployment.fleet.send_each(&calls).await {
                 match ended {
                     Ok(Value::Int(count)) => metrics::SWEPT.inc_by(count.max(0) as u64),
                     other => log::debug!("cannot sweep {}: {other:?}", String::from_utf8_lossy(&sale)),

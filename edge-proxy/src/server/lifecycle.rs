@@ -2,8 +2,8 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,20 +24,14 @@ use super::edge::Edge;
 use super::gate::{Gate, TlsGate};
 use super::live::{Current, Fixed, Live};
 use super::places::Places;
-use super::relay_service::{self, RelayService};
 use super::reload::{OnHangup, Reloader};
-use crate::balancer::Balancer;
-use crate::balancer::config::Mode;
+use super::successor::{self, Successor};
 use crate::config::{self, Config, ListenConfig, TlsConfig};
 use crate::funnel::known::Known;
 use crate::metrics;
-use crate::operate::transfer::Safety;
 use crate::sale::channel::Channel;
 use crate::sale::sweep::Sweep;
-use crate::store::SaleStore;
-use crate::store::fleet::Fleet;
-use crate::store::layout::Layouts;
-use crate::store::redis::RedisStore;
+use crate::store::current::{CurrentStore, Deployment};
 
 /// How to start.
 pub struct Start {
@@ -60,17 +54,13 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     let options = Opt { upgrade: start.upgrade, ..Opt::default() };
     let mut server = Server::new_with_opt_and_conf(options, server_conf(&config));
 
-    let fleet = Fleet::new(&config.redis, &config.durability)?;
-    let layouts = Arc::new(Layouts::new(fleet.clone(), &config.sales, config.redis.key_prefix.as_bytes()));
-    let store: Arc<dyn SaleStore> = Arc::new(RedisStore::new(fleet.clone(), layouts.clone()));
+    let store = CurrentStore::new(Deployment::new(&config)?);
     let known = Arc::new(Known::new(&config.known, store.clone()));
-    let sweep = Sweep::new(&config.redis, store.clone(), fleet.clone(), layouts.clone(), known.clone());
-    let channel = Channel::new(&config.redis, fleet, layouts, known.clone());
-    let (relay, relays, relay_works) = RelayService::new(relay_service::wanted(&config)?);
-    let balancer = (config.balancer.mode != Mode::Off).then(|| {
-        let safety = Safety::of(&config.durability);
-        Balancer::new(config.redis.clone(), safety, config.balancer.clone(), Vec::new())
-    });
+    let sweep = Sweep::new(&config.redis, store.clone(), known.clone());
+    let channel = Channel::new(&config.redis, store.clone(), known.clone());
+    let (relay, relays) = Successor::new(successor::relay(&config)?);
+    let relay_works = relay.works();
+    let (balancer, balancers) = Successor::new(successor::balancer(&config));
     let key_prefix = config.redis.key_prefix.clone().into_bytes();
     warn_about(&config);
     let fixed = Fixed::new(store.clone(), known);
@@ -90,8 +80,17 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
         public.add_tcp(&tls.address.to_string());
     }
     server.add_service(public);
-    let reloader =
-        Arc::new(Reloader::new(start.config_file.clone(), &text, live.clone(), fixed, places, certificate, relays)?);
+    let reloader = Reloader {
+        path: start.config_file.clone(),
+        source: Mutex::new(text.parse()?),
+        live: live.clone(),
+        fixed,
+        places,
+        certificate,
+        relays,
+        balancers,
+    };
+    let reloader = Arc::new(reloader);
     let desk = Desk { store, live: live.clone(), reloader: reloader.clone(), key_prefix };
     let admin = Admin { address: listen.admin, public: listen.public, taken_over: start.upgrade, desk: Arc::new(desk) };
     server.add_service(background_service("admin", admin));
@@ -99,9 +98,7 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     server.add_service(background_service("state channel", channel));
     server.add_service(background_service("sweep", sweep));
     server.add_service(background_service("relay", relay));
-    if let Some(balancer) = balancer {
-        server.add_service(background_service("balancer", balancer));
-    }
+    server.add_service(background_service("balancer", balancer));
 
     // Last of all: an upgrade ends the other process, so nothing may go wrong after it.
     server.bootstrap();

@@ -24,19 +24,19 @@ use crate::funnel::tickets::{TicketStage, Tickets};
 use crate::funnel::tokens::Tokens;
 use crate::sale::Counter;
 use crate::sale::refusals::Refusals;
-use crate::store::SaleStore;
+use crate::store::current::CurrentStore;
 use crate::trace::Tracing;
 
 /// What lives as long as the process.
 pub struct Fixed {
-    pub store: Arc<dyn SaleStore>,
+    pub store: Arc<CurrentStore>,
     pub known: Arc<Known>,
     /// Solutions of challenges that were used.
     pub used: Arc<Used>,
 }
 
 impl Fixed {
-    pub fn new(store: Arc<dyn SaleStore>, known: Arc<Known>) -> Self {
+    pub fn new(store: Arc<CurrentStore>, known: Arc<Known>) -> Self {
         Self { store, known, used: Arc::default() }
     }
 }

@@ -8,7 +8,7 @@
 //!   [`cache`] keeps some of its pages;
 //! - [`admin`] is the other listener: metrics, health, the JSON API;
 //! - [`access_log`] writes a line for some of the requests, [`calm_log`] is for people;
-//! - [`relay_service`] runs the relay, where it is to run in this process;
+//! - [`successor`] runs the relay and the balancer, and others in their place after a reload;
 //! - [`lifecycle`] starts it all and stops it gently; [`reload`] puts a new [`live`] in place of the old.
 
 pub mod access_log;
@@ -25,7 +25,7 @@ pub mod lifecycle;
 pub mod live;
 pub mod places;
 pub mod proxy_protocol;
-pub mod relay_service;
 pub mod reload;
 pub mod servers;
 pub mod shop;
+pub mod successor;

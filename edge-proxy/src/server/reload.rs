@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use async_trait::async_trait;
 use pingora::server::ShutdownWatch;
 use pingora::services::background::BackgroundService;
 use serde::Serialize;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use toml::Table;
 
@@ -15,19 +16,25 @@ use super::certificate::Certificate;
 use super::lifecycle::connections_max;
 use super::live::{Current, Fixed, Live};
 use super::places::Places;
-use super::relay_service::{self, Orders};
+use super::successor::{self, Orders};
+use crate::background;
 use crate::config::{self, Config, change};
+use crate::store::current::Deployment;
+
+/// Sections that say where the stock is.
+const DEPLOYMENT: &[&str] = &["redis", "durability", "sales"];
 
 /// Reloads the config file, on SIGHUP and whenever it is asked to.
 pub struct Reloader {
-    path: PathBuf,
+    pub path: PathBuf,
     /// The config in force as it stands in files; two reloads do not run at the same time.
-    source: Mutex<Table>,
+    pub source: Mutex<Table>,
     pub live: Current,
     pub fixed: Fixed,
     pub places: Arc<Places>,
     pub certificate: Option<Arc<Certificate>>,
     pub relays: Orders,
+    pub balancers: Orders,
 }
 
 /// What became of a reload.
@@ -40,20 +47,6 @@ pub struct Report {
 }
 
 impl Reloader {
-    /// # Errors
-    /// `text` is not TOML.
-    pub fn new(
-        path: PathBuf,
-        text: &str,
-        live: Current,
-        fixed: Fixed,
-        places: Arc<Places>,
-        certificate: Option<Arc<Certificate>>,
-        relays: Orders,
-    ) -> anyhow::Result<Self> {
-        Ok(Self { path, source: Mutex::new(text.parse()?), live, fixed, places, certificate, relays })
-    }
-
     /// Reads the file again, and the files of secrets, keys and certificates that it names.
     ///
     /// # Errors
@@ -69,10 +62,13 @@ impl Reloader {
             change::changed_keys(&source, &new).into_iter().partition(|key| change::is_live(key));
         let merged = change::keep(&source, new, &kept);
         let config = Config::parse(&merged.to_string()).with_context(wrong)?;
-        let relay = match changed.iter().any(|key| key.starts_with("relay.")) {
-            true => Some(relay_service::wanted(&config)?),
-            false => None,
+        let changes = |sections: &[&str]| {
+            changed.iter().any(|key| sections.iter().any(|section| key.split('.').next() == Some(section)))
         };
+        let moves = changes(DEPLOYMENT);
+        let deployment = if moves { Some(self.reachable(&config)?) } else { None };
+        let relay = if moves || changes(&["relay"]) { Some(successor::relay(&config)?) } else { None };
+        let balancer = (moves || changes(&["balancer"])).then(|| successor::balancer(&config));
         let live = Live::new(config, &self.fixed, Some(&self.live.load()))?;
         if let (Some(certificate), Some(tls)) = (&self.certificate, &live.config.listen.tls) {
             certificate.renew(tls)?;
@@ -82,13 +78,30 @@ impl Reloader {
         if self.live.load().config.known != live.config.known {
             self.fixed.known.change(&live.config.known);
         }
-        self.live.store(Arc::new(live));
-        if let Some(relay) = relay {
-            // The service is gone only when the process ends.
-            let _ = self.relays.send(relay);
+        if let Some(deployment) = deployment {
+            self.fixed.store.replace(deployment);
+            // What is known is known of the old one.
+            self.fixed.known.changed_all();
         }
+        self.live.store(Arc::new(live));
+        // The services are gone only when the process ends.
+        let _ = relay.map(|relay| self.relays.send(relay));
+        let _ = balancer.map(|balancer| self.balancers.send(balancer));
         *source = merged;
         Ok(Report { changed, kept })
+    }
+
+    /// The deployment that `config` leads to. A slip of the pen must not take a running sale away from its stock, so
+    /// one of its servers must answer.
+    fn reachable(&self, config: &Config) -> anyhow::Result<Arc<Deployment>> {
+        let deployment = Deployment::new(config)?;
+        let fleet = deployment.fleet.clone();
+        let looked = Handle::try_current()?.block_on(background::run(async move { fleet.topology().await }));
+        match looked {
+            Some(Ok(_)) => Ok(deployment),
+            Some(Err(error)) => bail!("[redis]: {error}"),
+            None => bail!("[redis]: looking for the servers came to nothing"),
+        }
     }
 
     fn reload_and_tell(&self) {

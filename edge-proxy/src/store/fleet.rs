@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
@@ -44,14 +44,32 @@ pub struct Fleet {
 /// What one thread has of one node.
 #[derive(Clone)]
 struct Desk {
+    /// Whose node it is.
+    fleet: Weak<Fleet>,
     link: Arc<Link>,
     commits: Option<Arc<GroupCommit>>,
     merger: Arc<Merger>,
 }
 
-thread_local! {
+#[derive(Default)]
+struct Desks {
     /// By number of the node.
-    static DESKS: RefCell<HashMap<u64, Desk>> = RefCell::new(HashMap::new());
+    of_node: HashMap<u64, Desk>,
+    /// How many fleets were gone when these were last put in order.
+    gone: u64,
+}
+
+thread_local! {
+    static DESKS: RefCell<Desks> = RefCell::new(Desks::default());
+}
+
+/// Fleets that are gone: what threads have of their nodes may go too.
+static GONE: AtomicU64 = AtomicU64::new(0);
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        GONE.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Fleet {
@@ -349,11 +367,18 @@ impl Fleet {
         }
     }
 
-    fn desk(&self, node: &Node) -> Desk {
-        DESKS.with_borrow_mut(|desks| desks.entry(node.number).or_insert_with(|| self.new_desk(node)).clone())
+    fn desk(self: &Arc<Self>, node: &Node) -> Desk {
+        DESKS.with_borrow_mut(|desks| {
+            let gone = GONE.load(Ordering::Relaxed);
+            if gone != desks.gone {
+                desks.gone = gone;
+                desks.of_node.retain(|_, desk| desk.fleet.strong_count() > 0);
+            }
+            desks.of_node.entry(node.number).or_insert_with(|| self.new_desk(node)).clone()
+        })
     }
 
-    fn new_desk(&self, node: &Node) -> Desk {
+    fn new_desk(self: &Arc<Self>, node: &Node) -> Desk {
         let link = |times| Link::new(node.client.clone(), times, node.breaker.clone());
         let commits = (self.durability.replicas > 0).then(|| {
             let wait = millis(self.durability.timeout_ms);
@@ -363,7 +388,7 @@ impl Fleet {
             Arc::new(GroupCommit::start(link(times), self.durability.replicas, wait, response * 2))
         });
         let merger = Merger::new(self.merge_max, self.times.response);
-        Desk { link: Arc::new(link(self.times)), commits, merger }
+        Desk { fleet: Arc::downgrade(self), link: Arc::new(link(self.times)), commits, merger }
     }
 }
 

@@ -4,13 +4,14 @@
 //! replies, all pure. [`layout`] knows the keys of a sale, [`fleet`] the server of a key, which [`discovery`] finds
 //! ([`backend`] what it speaks) and
 //! [`nodes`] describes. [`link`] is one connection, [`breaker`] knows when not to use it, [`merge`] puts reservations
-//! together, [`commit`] groups writes that must reach replicas.
+//! together, [`commit`] groups writes that must reach replicas. [`current`] is the deployment of the moment.
 
 pub mod answer;
 mod backend;
 mod breaker;
 pub mod command;
 mod commit;
+pub mod current;
 mod discovery;
 pub mod fleet;
 pub mod info;
