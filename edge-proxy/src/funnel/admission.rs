@@ -12,13 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::ensure;
-use async_trait::async_trait;
 use bytes::Bytes;
 use moka::sync::Cache;
 use serde::Deserialize;
 
 use super::known::Known;
-use super::stage::{Mode, Stage};
+use super::stage::{Check, Mode, Stage, Verdict, later, now};
 use super::visit::{Caller, Visit};
 use crate::http::input::Item;
 use crate::http::problem::{Problem, Refusal};
@@ -177,7 +176,6 @@ impl Admission {
     }
 }
 
-#[async_trait]
 impl Stage for Admission {
     fn name(&self) -> &'static str {
         "admission"
@@ -187,13 +185,19 @@ impl Stage for Admission {
         self.config.mode
     }
 
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a> {
+        if !visit.route.call.takes_stock() || visit.favoured {
+            return now(Ok(()));
+        }
+        later(self.judge(visit))
+    }
+}
+
+impl Admission {
+    async fn judge(&self, visit: &mut Visit<'_>) -> Verdict {
         let Caller::Buyer(buyer) = &visit.caller else {
             return Ok(());
         };
-        if !visit.route.call.takes_stock() || visit.favoured {
-            return Ok(());
-        }
         // If the sale cannot be seen the stock itself decides.
         let Ok(picture) = self.known.picture(visit.key).await else {
             return Ok(());

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use arc_swap::{ArcSwap, ArcSwapOption};
-use async_trait::async_trait;
 use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
@@ -17,11 +16,11 @@ use serde::Deserialize;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-use super::stage::{Mode, Stage};
+use super::stage::{Check, Mode, Stage, Verdict, later, now};
 use super::visit::Visit;
 use crate::config::millis;
 use crate::http::input::Item;
-use crate::http::problem::{Problem, Refusal};
+use crate::http::problem::Refusal;
 use crate::http::routes::Call;
 use crate::metrics;
 use crate::sale::picture::Picture;
@@ -174,6 +173,11 @@ impl Known {
             return Ok(picture);
         }
         self.fetch(key, &watched).await
+    }
+
+    /// The same, if it need not be fetched.
+    fn picture_at_hand(&self, key: &[u8]) -> Option<Arc<Picture>> {
+        self.fresh(&*self.sales.get(key)?)
     }
 
     /// The same, but an older picture will do while Redis is away.
@@ -357,7 +361,6 @@ impl KnownStage {
     }
 }
 
-#[async_trait]
 impl Stage for KnownStage {
     fn name(&self) -> &'static str {
         "known"
@@ -367,20 +370,32 @@ impl Stage for KnownStage {
         self.mode
     }
 
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
-        if visit.route.call == Call::Ticket {
-            return match self.known.picture_or_stale(visit.key).await {
-                Ok(picture) => self.known.judge_ticket(&picture, visit.now_ms, &self.refusals),
-                Err(error) => Err(self.refusals.of_error(&error, Call::Status, None)),
-            };
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a> {
+        match visit.route.call {
+            Call::Ticket => later(self.judge_ticket(visit)),
+            // Paying and giving back go on in a sale that is paused or over, and Redis knows best.
+            call if !call.takes_stock() => now(Ok(())),
+            _ => match self.known.picture_at_hand(visit.key) {
+                Some(picture) => now(self.judge(visit, &picture)),
+                None => later(async {
+                    match self.known.picture(visit.key).await {
+                        Ok(picture) => self.judge(visit, &picture),
+                        Err(error) => Err(self.refusals.of_error(&error, Call::Status, None)),
+                    }
+                }),
+            },
         }
-        // Paying and giving back go on in a sale that is paused or over, and Redis knows best.
-        if !visit.route.call.takes_stock() {
-            return Ok(());
-        }
-        match self.known.picture(visit.key).await {
-            Ok(picture) => self.known.judge(&picture, &visit.input.items, visit.now_ms, &self.refusals),
-            Err(StoreError::NoSale) => Err(Problem::NoSale.into()),
+    }
+}
+
+impl KnownStage {
+    fn judge(&self, visit: &Visit<'_>, picture: &Picture) -> Verdict {
+        self.known.judge(picture, &visit.input.items, visit.now_ms, &self.refusals)
+    }
+
+    async fn judge_ticket(&self, visit: &Visit<'_>) -> Verdict {
+        match self.known.picture_or_stale(visit.key).await {
+            Ok(picture) => self.known.judge_ticket(&picture, visit.now_ms, &self.refusals),
             Err(error) => Err(self.refusals.of_error(&error, Call::Status, None)),
         }
     }

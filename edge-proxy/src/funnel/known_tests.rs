@@ -1,7 +1,10 @@
 use std::sync::atomic::AtomicUsize;
 
+use async_trait::async_trait;
+
 use super::*;
 use crate::funnel::visit::tests::{request, visit};
+use crate::http::problem::Problem;
 use crate::sale::SaleConfig;
 use crate::store::{Called, Command, HoldView, SaleView, SkuView};
 

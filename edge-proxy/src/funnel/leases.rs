@@ -10,17 +10,15 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use async_trait::async_trait;
 use bytes::Bytes;
 use moka::sync::Cache;
 use serde::Deserialize;
 
-use super::stage::{Mode, Stage};
-use super::standing::Standing;
+use super::stage::{Check, Mode, Stage, Verdict, now};
+use super::standing::Told;
 use super::visit::Visit;
 use crate::background::{self, Task};
 use crate::config::millis;
-use crate::http::problem::Refusal;
 use crate::metrics;
 use crate::store::{SaleStore, Throttle};
 
@@ -66,6 +64,7 @@ struct Pool {
     /// Of the bucket in Redis.
     key: Vec<u8>,
     per_second: u32,
+    told: Told,
     /// Requests that may still pass under this lease; below 0 if more came.
     left: AtomicI64,
     /// Requests that came since the lease was taken.
@@ -74,9 +73,10 @@ struct Pool {
 
 impl Pool {
     /// Before the first lease a proxy lets as much pass as one lease of the whole limit.
-    fn new(key: Vec<u8>, per_second: u32, lease: Duration) -> Self {
+    fn new(name: &'static str, key: Vec<u8>, per_second: u32, lease: Duration) -> Self {
         let first = (f64::from(per_second) * lease.as_secs_f64()).ceil() as i64;
-        Self { key, per_second, left: AtomicI64::new(first), came: AtomicU64::new(0) }
+        let told = Told::new(name, per_second, 1);
+        Self { key, per_second, told, left: AtomicI64::new(first), came: AtomicU64::new(0) }
     }
 
     fn take(&self) -> bool {
@@ -132,8 +132,9 @@ const KEY_PREFIX: &[u8] = b"rate:";
 impl SharedRates {
     pub fn new(config: &SharedRatesConfig, store: Arc<dyn SaleStore>) -> Self {
         let lease = millis(config.lease_ms);
-        let total = (config.total_per_second > 0)
-            .then(|| Arc::new(Pool::new([KEY_PREFIX, b"total"].concat(), config.total_per_second, lease)));
+        let total = (config.total_per_second > 0).then(|| {
+            Arc::new(Pool::new("shared-total", [KEY_PREFIX, b"total"].concat(), config.total_per_second, lease))
+        });
         let pools =
             Arc::new(Pools { total, sales: Cache::builder().max_capacity(SALES_MAX).time_to_idle(IDLE).build() });
         let leasing =
@@ -148,7 +149,7 @@ impl SharedRates {
         Some(self.pools.sales.get(key).unwrap_or_else(|| {
             self.pools.sales.get_with(Bytes::copy_from_slice(key), || {
                 let bucket = [KEY_PREFIX, key].concat();
-                Arc::new(Pool::new(bucket, self.config.sale_per_second, millis(self.config.lease_ms)))
+                Arc::new(Pool::new("shared-sale", bucket, self.config.sale_per_second, millis(self.config.lease_ms)))
             })
         }))
     }
@@ -214,7 +215,6 @@ async fn ask(pool: &Pool, wants: u64, store: &dyn SaleStore) -> Result<u64, crat
     Ok(if second.limited { 0 } else { rest })
 }
 
-#[async_trait]
 impl Stage for SharedRates {
     fn name(&self) -> &'static str {
         "shared"
@@ -224,15 +224,19 @@ impl Stage for SharedRates {
         self.config.mode()
     }
 
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a> {
+        now(self.judge(visit))
+    }
+}
+
+impl SharedRates {
+    fn judge(&self, visit: &mut Visit<'_>) -> Verdict {
         if !visit.route.call.arrives() || visit.favoured {
             return Ok(());
         }
-        for (name, pool) in [("shared-sale", self.sale(visit.key)), ("shared-total", self.pools.total.clone())] {
-            if let Some(pool) = pool
-                && !pool.take()
-            {
-                return Err(Standing::refused(name, pool.per_second, 1, millis(self.config.lease_ms)));
+        for pool in [self.sale(visit.key), self.pools.total.clone()].into_iter().flatten() {
+            if !pool.take() {
+                return Err(pool.told.refused(millis(self.config.lease_ms)));
             }
         }
         Ok(())
@@ -245,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_lease_is_spent_and_no_more() {
-        let pool = Pool::new(b"rate:s".to_vec(), 25, Duration::from_millis(100));
+        let pool = Pool::new("shared-sale", b"rate:s".to_vec(), 25, Duration::from_millis(100));
         let passed = (0..100).filter(|_| pool.take()).count();
         assert_eq!(passed, 3, "one lease of the whole limit");
         assert_eq!(pool.came.load(Ordering::Relaxed), 100);

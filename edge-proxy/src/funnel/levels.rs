@@ -9,16 +9,15 @@ use std::sync::atomic::{AtomicI8, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use async_trait::async_trait;
 use rand::RngExt;
 use serde::Deserialize;
 
 use super::lanes::Lanes;
-use super::stage::{Mode, Stage};
+use super::stage::{Check, Mode, Stage, Verdict, now};
 use super::visit::Visit;
 use crate::background::{self, Task};
 use crate::config::millis;
-use crate::http::problem::{Problem, Refusal};
+use crate::http::problem::Problem;
 use crate::metrics;
 
 /// The highest level.
@@ -227,7 +226,6 @@ fn processor_time() -> Duration {
 /// Stage `level`.
 pub struct LevelStage(pub Arc<Levels>);
 
-#[async_trait]
 impl Stage for LevelStage {
     fn name(&self) -> &'static str {
         "level"
@@ -237,7 +235,13 @@ impl Stage for LevelStage {
         self.0.config.mode
     }
 
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a> {
+        now(self.judge(visit))
+    }
+}
+
+impl LevelStage {
+    fn judge(&self, visit: &mut Visit<'_>) -> Verdict {
         if self.0.level() == 0 || !visit.route.call.arrives() || visit.favoured {
             return Ok(());
         }

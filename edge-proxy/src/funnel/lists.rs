@@ -12,13 +12,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use bytes::Bytes;
 use ipnet::IpNet;
 use prefix_trie::joint::JointPrefixSet;
 use serde::Deserialize;
 
-use super::stage::{Mode, Stage};
+use super::stage::{Check, Mode, Stage, Verdict, now};
 use super::visit::{Caller, Visit};
 use crate::background::{self, Task};
 use crate::http::problem::{Problem, Refusal};
@@ -186,7 +185,6 @@ fn denied() -> Refusal {
 /// Stage `list`: addresses.
 pub struct AddressList(pub Arc<Watched>);
 
-#[async_trait]
 impl Stage for AddressList {
     fn name(&self) -> &'static str {
         "list"
@@ -196,7 +194,13 @@ impl Stage for AddressList {
         self.0.mode
     }
 
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a> {
+        now(self.judge(visit))
+    }
+}
+
+impl AddressList {
+    fn judge(&self, visit: &mut Visit<'_>) -> Verdict {
         let lists = self.0.lists.load();
         if lists.allow.has_address(visit.address) {
             visit.favoured = true;
@@ -209,7 +213,6 @@ impl Stage for AddressList {
 /// Stage `buyer-list`: buyers, once they are known.
 pub struct BuyerList(pub Arc<Watched>);
 
-#[async_trait]
 impl Stage for BuyerList {
     fn name(&self) -> &'static str {
         "buyer-list"
@@ -219,7 +222,13 @@ impl Stage for BuyerList {
         self.0.mode
     }
 
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a> {
+        now(self.judge(visit))
+    }
+}
+
+impl BuyerList {
+    fn judge(&self, visit: &mut Visit<'_>) -> Verdict {
         let Caller::Buyer(buyer) = &visit.caller else {
             return Ok(());
         };

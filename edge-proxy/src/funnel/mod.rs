@@ -111,8 +111,6 @@ fn count(stage: &'static str, outcome: &'static str) {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use async_trait::async_trait;
-
     use super::*;
     use crate::http::problem::Problem;
 
@@ -121,7 +119,6 @@ mod tests {
         asked: AtomicUsize,
     }
 
-    #[async_trait]
     impl Stage for Refusing {
         fn name(&self) -> &'static str {
             "test"
@@ -131,9 +128,9 @@ mod tests {
             self.mode
         }
 
-        async fn check(&self, _: &mut Visit<'_>) -> Result<(), Refusal> {
+        fn check<'a>(&'a self, _: &'a mut Visit<'_>) -> stage::Check<'a> {
             self.asked.fetch_add(1, Ordering::Relaxed);
-            Err(Problem::Paused.into())
+            stage::now(Err(Problem::Paused.into()))
         }
     }
 

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use async_trait::async_trait;
 use bytes::Bytes;
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
@@ -20,11 +19,10 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 use pingora_limits::rate::Rate;
 use serde::Deserialize;
 
-use super::stage::{Mode, Stage};
-use super::standing::Standing;
+use super::stage::{Check, Mode, Stage, Verdict, now};
+use super::standing::Told;
 use super::visit::{Caller, Visit};
 use crate::http::address::limit_key;
-use crate::http::problem::Refusal;
 use crate::http::routes::Call;
 
 /// The `[rates]` section.
@@ -71,6 +69,7 @@ const SKETCH_SLOTS: usize = 65_536;
 pub struct AddressRate {
     mode: Mode,
     limit: isize,
+    told: Told,
     rate: Rate,
 }
 
@@ -80,12 +79,12 @@ impl AddressRate {
         Self {
             mode: if limit == 0 { Mode::Off } else { config.mode },
             limit: limit as isize,
+            told: Told::new("address", limit, 1),
             rate: Rate::new_with_estimator_config(Duration::from_secs(1), SKETCH_HASHES, SKETCH_SLOTS),
         }
     }
 }
 
-#[async_trait]
 impl Stage for AddressRate {
     fn name(&self) -> &'static str {
         "address"
@@ -95,20 +94,25 @@ impl Stage for AddressRate {
         self.mode
     }
 
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a> {
+        now(self.judge(visit))
+    }
+}
+
+impl AddressRate {
+    fn judge(&self, visit: &mut Visit<'_>) -> Verdict {
         // The shop's own server speaks for all buyers, but proves itself only later: put it on the allow list.
         if visit.favoured {
             return Ok(());
         }
         let count = self.rate.observe(&limit_key(visit.address), 1);
-        if count <= self.limit {
-            let (quota, left) = (self.limit as u32, (self.limit - count) as u32);
-            if self.mode == Mode::Enforce {
-                visit.standings.note(Standing { limit: "address", quota, window_s: 1, left, reset_s: 1 });
-            }
-            return Ok(());
+        if count > self.limit {
+            return Err(self.told.refused(Duration::from_secs(1)));
         }
-        Err(Standing::refused("address", self.limit as u32, 1, Duration::from_secs(1)))
+        if self.mode == Mode::Enforce {
+            visit.standings.note(self.told.standing((self.limit - count) as u32, 1));
+        }
+        Ok(())
     }
 }
 
@@ -121,9 +125,8 @@ type BuyerLimiter = DefaultKeyedRateLimiter<Bytes, StateInformationMiddleware>;
 /// Stage `buyer`.
 pub struct BuyerRate {
     mode: Mode,
-    quota: u32,
+    told: Told,
     per_second: u32,
-    window_s: u64,
     limiter: Option<Arc<BuyerLimiter>>,
     clock: DefaultClock,
     checks: std::sync::atomic::AtomicU32,
@@ -139,9 +142,12 @@ impl BuyerRate {
         Self {
             mode: if limiter.is_some() { config.mode } else { Mode::Off },
             // So many at once, and as many again by the time that the bucket is full again.
-            quota: config.buyer_burst,
+            told: Told::new(
+                "buyer",
+                config.buyer_burst,
+                u64::from(config.buyer_burst.div_ceil(config.buyer_per_second.max(1))),
+            ),
             per_second: config.buyer_per_second.max(1),
-            window_s: u64::from(config.buyer_burst.div_ceil(config.buyer_per_second.max(1))),
             limiter,
             clock: DefaultClock::default(),
             checks: std::sync::atomic::AtomicU32::new(0),
@@ -156,7 +162,6 @@ impl BuyerRate {
     }
 }
 
-#[async_trait]
 impl Stage for BuyerRate {
     fn name(&self) -> &'static str {
         "buyer"
@@ -166,7 +171,13 @@ impl Stage for BuyerRate {
         self.mode
     }
 
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a> {
+        now(self.judge(visit))
+    }
+}
+
+impl BuyerRate {
+    fn judge(&self, visit: &mut Visit<'_>) -> Verdict {
         let (Some(limiter), Caller::Buyer(buyer)) = (&self.limiter, &visit.caller) else {
             return Ok(());
         };
@@ -174,19 +185,17 @@ impl Stage for BuyerRate {
             return Ok(());
         }
         self.forget_idle_buyers(limiter);
-        let (quota, window_s) = (self.quota, self.window_s);
         match limiter.check_key(buyer) {
             Ok(state) => {
+                let quota = self.told.quota();
                 let left = state.remaining_burst_capacity().min(quota);
                 let reset_s = u64::from((quota - left).div_ceil(self.per_second).max(1));
                 if self.mode == Mode::Enforce {
-                    visit.standings.note(Standing { limit: "buyer", quota, window_s, left, reset_s });
+                    visit.standings.note(self.told.standing(left, reset_s));
                 }
                 Ok(())
             }
-            Err(not_until) => {
-                Err(Standing::refused("buyer", quota, window_s, not_until.wait_time_from(self.clock.now())))
-            }
+            Err(not_until) => Err(self.told.refused(not_until.wait_time_from(self.clock.now()))),
         }
     }
 }
@@ -194,7 +203,7 @@ impl Stage for BuyerRate {
 /// Stage `server`.
 pub struct ServerRate {
     mode: Mode,
-    per_second: u32,
+    told: Told,
     limiter: Option<DefaultDirectRateLimiter>,
     clock: DefaultClock,
 }
@@ -204,14 +213,13 @@ impl ServerRate {
         let limiter = NonZeroU32::new(config.server_per_second).map(|n| RateLimiter::direct(Quota::per_second(n)));
         Self {
             mode: if limiter.is_some() { config.mode } else { Mode::Off },
-            per_second: config.server_per_second,
+            told: Told::new("server", config.server_per_second, 1),
             limiter,
             clock: DefaultClock::default(),
         }
     }
 }
 
-#[async_trait]
 impl Stage for ServerRate {
     fn name(&self) -> &'static str {
         "server"
@@ -221,12 +229,18 @@ impl Stage for ServerRate {
         self.mode
     }
 
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a> {
+        now(self.judge(visit))
+    }
+}
+
+impl ServerRate {
+    fn judge(&self, visit: &mut Visit<'_>) -> Verdict {
         let counts = visit.route.call.arrives() || visit.route.call == Call::Status;
         match &self.limiter {
-            Some(limiter) if counts && !visit.favoured => limiter.check().map_err(|not_until| {
-                Standing::refused("server", self.per_second, 1, not_until.wait_time_from(self.clock.now()))
-            }),
+            Some(limiter) if counts && !visit.favoured => {
+                limiter.check().map_err(|not_until| self.told.refused(not_until.wait_time_from(self.clock.now())))
+            }
             _ => Ok(()),
         }
     }
@@ -235,7 +249,7 @@ impl Stage for ServerRate {
 /// Stage `sale`. It stands behind `known`, so that there are no more names than sales.
 pub struct SaleRate {
     mode: Mode,
-    per_second: u32,
+    told: Told,
     limiter: Option<DefaultKeyedRateLimiter<Bytes>>,
     clock: DefaultClock,
 }
@@ -245,14 +259,13 @@ impl SaleRate {
         let limiter = NonZeroU32::new(config.sale_per_second).map(|n| RateLimiter::keyed(Quota::per_second(n)));
         Self {
             mode: if limiter.is_some() { config.mode } else { Mode::Off },
-            per_second: config.sale_per_second,
+            told: Told::new("sale", config.sale_per_second, 1),
             limiter,
             clock: DefaultClock::default(),
         }
     }
 }
 
-#[async_trait]
 impl Stage for SaleRate {
     fn name(&self) -> &'static str {
         "sale"
@@ -262,13 +275,17 @@ impl Stage for SaleRate {
         self.mode
     }
 
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a> {
+        now(self.judge(visit))
+    }
+}
+
+impl SaleRate {
+    fn judge(&self, visit: &mut Visit<'_>) -> Verdict {
         match &self.limiter {
-            Some(limiter) if visit.route.call.arrives() && !visit.favoured => {
-                limiter.check_key(&visit.route.sale).map_err(|not_until| {
-                    Standing::refused("sale", self.per_second, 1, not_until.wait_time_from(self.clock.now()))
-                })
-            }
+            Some(limiter) if visit.route.call.arrives() && !visit.favoured => limiter
+                .check_key(&visit.route.sale)
+                .map_err(|not_until| self.told.refused(not_until.wait_time_from(self.clock.now()))),
             _ => Ok(()),
         }
     }
@@ -348,8 +365,7 @@ mod tests {
         }
         assert!((2..20).contains(&passed.0) && (4..40).contains(&passed.1), "{passed:?}");
         sale.check(&mut visit(&other)).await.unwrap();
-        let refusal = Standing::refused("sale", 2, 1, Duration::from_millis(1200));
-        assert!(refusal.headers.contains(&("RateLimit", "\"sale\";r=0;t=2".to_owned())));
+        let refusal = Told::new("sale", 2, 1).refused(Duration::from_millis(1200));
         assert!(refusal.retry_after_s() >= Some(2));
         let mut favoured = visit(&reserve);
         favoured.favoured = true;

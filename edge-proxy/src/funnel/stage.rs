@@ -1,6 +1,8 @@
 //! What a stage of the funnel is.
 
-use async_trait::async_trait;
+use std::future::{Ready, ready};
+
+use futures_util::future::{BoxFuture, Either};
 use serde::Deserialize;
 
 use super::visit::Visit;
@@ -19,14 +21,29 @@ pub enum Mode {
     Off,
 }
 
+/// What a stage says of a visit: `Err` refuses it.
+pub type Verdict = Result<(), Refusal>;
+
+/// A verdict that most stages give at once, without an allocation, and some only after asking somebody.
+pub type Check<'a> = Either<Ready<Verdict>, BoxFuture<'a, Verdict>>;
+
+/// A verdict given at once.
+pub fn now<'a>(verdict: Verdict) -> Check<'a> {
+    Either::Left(ready(verdict))
+}
+
+/// A verdict that has to be waited for.
+pub fn later<'a>(verdict: impl Future<Output = Verdict> + Send + 'a) -> Check<'a> {
+    Either::Right(Box::pin(verdict))
+}
+
 /// One filter of the funnel. It lets a visit pass, perhaps having learnt something about it, or refuses it.
-#[async_trait]
 pub trait Stage: Send + Sync {
     /// Name of the stage in metrics.
     fn name(&self) -> &'static str;
 
     fn mode(&self) -> Mode;
 
-    /// `Err` refuses the visit.
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal>;
+    /// Looks at a visit.
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a>;
 }

@@ -1,10 +1,17 @@
 //! What is left of a limit to whom it concerns, in the words of draft-ietf-httpapi-ratelimit-headers.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 
 use crate::http::problem::{Problem, Refusal};
 use crate::http::reply::Reply;
+
+const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// How somebody stands with one limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +26,13 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// Of both fields, if this is the only one that stands there.
+    fn header_values(&self) -> (HeaderValue, HeaderValue) {
+        let (mut policies, mut limits) = (String::new(), String::new());
+        self.write(&mut policies, &mut limits);
+        (header_value(policies), header_value(limits))
+    }
+
     fn write(&self, policies: &mut String, limits: &mut String) {
         for text in [&mut *policies, &mut *limits] {
             if !text.is_empty() {
@@ -30,17 +44,47 @@ impl Standing {
         let _ = write!(policies, "\"{limit}\";q={quota};w={window_s}");
         let _ = write!(limits, "\"{limit}\";r={left};t={reset_s}");
     }
+}
+
+/// A limit that tells of itself. What is the same in each of its refusals is made once.
+pub struct Told {
+    limit: &'static str,
+    quota: u32,
+    window_s: u64,
+    policy: HeaderValue,
+    /// `RateLimit` if a second must be waited, which is what most refusals say.
+    a_second: HeaderValue,
+    document: Arc<Bytes>,
+}
+
+impl Told {
+    /// `limit` is a word of letters and dashes; `quota` requests may come within `window_s` seconds.
+    pub fn new(limit: &'static str, quota: u32, window_s: u64) -> Self {
+        let detail = format!("More than {quota} requests came within {window_s} s, or too many at once.");
+        let document = Arc::new(Problem::RateLimited.because(detail).body());
+        let nothing = Standing { limit, quota, window_s, left: 0, reset_s: 1 };
+        let (policy, a_second) = nothing.header_values();
+        Self { limit, quota, window_s, policy, a_second, document }
+    }
+
+    pub fn quota(&self) -> u32 {
+        self.quota
+    }
+
+    /// How somebody stands with this limit.
+    pub fn standing(&self, left: u32, reset_s: u64) -> Standing {
+        Standing { limit: self.limit, quota: self.quota, window_s: self.window_s, left, reset_s }
+    }
 
     /// The refusal of one with whom nothing is left for `wait`.
-    pub fn refused(limit: &'static str, quota: u32, window_s: u64, wait: Duration) -> Refusal {
+    pub fn refused(&self, wait: Duration) -> Refusal {
         let reset_s = wait.as_secs_f64().ceil().max(1.0) as u64;
-        let mut standings = Standings::default();
-        standings.note(Standing { limit, quota, window_s, left: 0, reset_s });
-        let mut refusal = Problem::RateLimited
-            .because(format!("More than {quota} requests came within {window_s} s, or too many at once."))
-            .retry_after(wait);
-        refusal.headers.extend(standings.headers());
-        refusal
+        let left = if reset_s == 1 { self.a_second.clone() } else { self.standing(0, reset_s).header_values().1 };
+        Refusal::from(Problem::RateLimited)
+            .document(self.document.clone())
+            .header(POLICY, self.policy.clone())
+            .header(LIMIT, left)
+            .retry_after(wait)
     }
 }
 
@@ -57,7 +101,7 @@ impl Standings {
         }
     }
 
-    fn headers(&self) -> Vec<(&'static str, String)> {
+    fn headers(&self) -> Vec<(HeaderName, HeaderValue)> {
         if self.0[0].is_none() {
             return Vec::new();
         }
@@ -65,7 +109,7 @@ impl Standings {
         for standing in self.0.iter().flatten() {
             standing.write(&mut policies, &mut limits);
         }
-        vec![("RateLimit-Policy", policies), ("RateLimit", limits)]
+        vec![(POLICY, header_value(policies)), (LIMIT, header_value(limits))]
     }
 
     /// Adds them to an answer that is the client's alone.
@@ -87,6 +131,11 @@ impl Standings {
     }
 }
 
+/// Made of words of the program and numbers, so it can stand in a header.
+fn header_value(text: String) -> HeaderValue {
+    text.try_into().unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -101,8 +150,8 @@ mod tests {
         standings.note(Standing { limit: "address", quota: 50, window_s: 1, left: 49, reset_s: 1 });
         standings.note(Standing { limit: "buyer", quota: 10, window_s: 2, left: 9, reset_s: 1 });
         let told = [
-            ("RateLimit-Policy", "\"address\";q=50;w=1, \"buyer\";q=10;w=2".to_owned()),
-            ("RateLimit", "\"address\";r=49;t=1, \"buyer\";r=9;t=1".to_owned()),
+            (POLICY, HeaderValue::from_static("\"address\";q=50;w=1, \"buyer\";q=10;w=2")),
+            (LIMIT, HeaderValue::from_static("\"address\";r=49;t=1, \"buyer\";r=9;t=1")),
         ];
         assert_eq!(standings.tell(Ok(own())).unwrap().headers, told);
         assert_eq!(standings.tell(Err(Problem::SoldOut.into())).unwrap_err().headers, told);
@@ -112,10 +161,12 @@ mod tests {
 
     #[test]
     fn a_refusal_says_that_nothing_is_left() {
-        let refusal = Standing::refused("buyer", 10, 2, Duration::from_millis(1_200));
-        assert_eq!(
-            refusal.headers,
-            [("RateLimit-Policy", "\"buyer\";q=10;w=2".to_owned()), ("RateLimit", "\"buyer\";r=0;t=2".to_owned())]
-        );
+        let told = Told::new("buyer", 10, 2);
+        for (wait_ms, limit) in [(0, "\"buyer\";r=0;t=1"), (1_200, "\"buyer\";r=0;t=2")] {
+            assert_eq!(
+                told.refused(Duration::from_millis(wait_ms)).headers,
+                [(POLICY, HeaderValue::from_static("\"buyer\";q=10;w=2")), (LIMIT, HeaderValue::from_static(limit))]
+            );
+        }
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! Everything here is pure, and everything a client can get wrong is answered with what was wrong.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::HeaderMap;
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
@@ -52,11 +55,11 @@ pub fn from_query(call: Call, query: &str) -> Result<Input, Refusal> {
     let mut sku = None;
     let mut quantity = None;
     for (name, value) in pairs(query) {
-        match (name.as_slice(), call.takes_stock()) {
-            (b"sku", true) => once("sku", &mut sku, name_in_range("sku", Bytes::from(value))?)?,
+        match (&*name, call.takes_stock()) {
+            (b"sku", true) => once("sku", &mut sku, name_in_range("sku", Bytes::copy_from_slice(&value))?)?,
             (b"qty", true) => once("qty", &mut quantity, quantity_of(&value)?)?,
             (b"ref", _) if matches!(call, Call::Order | Call::Confirm) => {
-                once("ref", &mut input.reference, text("ref", value)?)?;
+                once("ref", &mut input.reference, text("ref", value.into_owned())?)?;
             }
             (b"ms", _) if call == Call::Extend => {
                 once("ms", &mut input.extend_ms, number("ms", &value)?)?;
@@ -73,15 +76,19 @@ pub fn from_query(call: Call, query: &str) -> Result<Input, Refusal> {
 }
 
 /// The decoded pairs of a query, as bytes: an SKU need not be UTF-8.
-fn pairs(query: &str) -> impl Iterator<Item = (Vec<u8>, Vec<u8>)> + '_ {
-    let decode = |text: &str| -> Vec<u8> {
-        let spaced = text.replace('+', " ");
-        percent_encoding::percent_decode_str(&spaced).collect()
-    };
-    query.split('&').filter(|pair| !pair.is_empty()).map(move |pair| {
+fn pairs(query: &str) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decode(name), decode(value))
+        (decoded(name), decoded(value))
     })
+}
+
+/// Most have nothing to decode.
+fn decoded(text: &str) -> Cow<'_, [u8]> {
+    if text.contains('+') {
+        return percent_decode_str(&text.replace('+', " ")).collect::<Vec<_>>().into();
+    }
+    percent_decode_str(text).into()
 }
 
 fn once<T>(name: &str, place: &mut Option<T>, value: T) -> Result<(), Refusal> {

@@ -11,7 +11,7 @@ fn body(call: Call, text: &str) -> Result<Input, Refusal> {
 fn detail(result: Result<Input, Refusal>) -> String {
     let refusal = result.expect_err("must be refused");
     assert_eq!(refusal.status, 400);
-    refusal.detail.expect("a refusal says what was wrong")
+    refusal.detail.expect("a refusal says what was wrong").into_owned()
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! Every refusal of the edge: one table, from which the RFC 9457 documents are made.
 
-use std::fmt::Write;
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
 use rand::RngExt;
-use serde_json::{Map, Value};
+use serde::Serialize;
+use serde_json::Value;
 
 /// What the `type` of every problem begins with.
 pub const TYPE_PREFIX: &str = "urn:flashsale:problem:";
@@ -123,14 +126,15 @@ impl Problem {
     }
 
     /// A refusal with what exactly was wrong and what to do about it.
-    pub fn because(self, detail: impl Into<String>) -> Refusal {
+    pub fn because(self, detail: impl Into<Cow<'static, str>>) -> Refusal {
         Refusal {
             problem: self,
             status: self.row().status,
             detail: Some(detail.into()),
-            members: Map::new(),
+            members: Vec::new(),
             headers: Vec::new(),
             retry_after: self.row().retry_after_s.map(|s| Duration::from_secs(s.into())),
+            document: None,
         }
     }
 }
@@ -146,22 +150,24 @@ impl From<Problem> for Refusal {
 pub struct Refusal {
     pub problem: Problem,
     pub status: u16,
-    pub detail: Option<String>,
+    pub detail: Option<Cow<'static, str>>,
     /// Members of the document beside the usual ones, such as `sku`.
-    pub members: Map<String, Value>,
-    pub headers: Vec<(&'static str, String)>,
+    pub members: Vec<(&'static str, Value)>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// When trying again makes sense, before jitter.
     pub retry_after: Option<Duration>,
+    /// The document, if somebody has made it before.
+    document: Option<Arc<Bytes>>,
 }
 
 impl Refusal {
-    pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
-        self.members.insert(member.to_owned(), value.into());
+    pub fn with(mut self, member: &'static str, value: impl Into<Value>) -> Self {
+        self.members.push((member, value.into()));
         self
     }
 
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
         self
     }
 
@@ -175,20 +181,35 @@ impl Refusal {
         self
     }
 
+    /// The same refusal with a document that was made before.
+    pub fn document(mut self, document: Arc<Bytes>) -> Self {
+        self.document = Some(document);
+        self
+    }
+
     /// The problem document. Written by hand: it is made for each refused request of a rush.
     pub fn body(&self) -> Bytes {
+        if let Some(document) = &self.document {
+            return Bytes::clone(document);
+        }
         let row = self.problem.row();
-        let mut document = String::with_capacity(DOCUMENT_BYTES);
-        let status = self.status;
+        let mut document = Vec::with_capacity(DOCUMENT_BYTES);
         // Words and titles are constants of the table, without a character that JSON escapes.
-        let _ = write!(document, r#"{{"type":"{TYPE_PREFIX}{}","title":"{}","status":{status}"#, row.word, row.title);
+        for piece in [r#"{"type":""#, TYPE_PREFIX, row.word, r#"","title":""#, row.title, r#"","status":"#] {
+            document.extend_from_slice(piece.as_bytes());
+        }
+        write_json(&mut document, &self.status);
         if let Some(detail) = &self.detail {
-            let _ = write!(document, r#","detail":{}"#, Value::from(detail.as_str()));
+            document.extend_from_slice(br#","detail":"#);
+            write_json(&mut document, detail);
         }
         for (name, value) in &self.members {
-            let _ = write!(document, ",{}:{value}", Value::from(name.as_str()));
+            document.push(b',');
+            write_json(&mut document, name);
+            document.push(b':');
+            write_json(&mut document, value);
         }
-        document.push('}');
+        document.push(b'}');
         Bytes::from(document)
     }
 
@@ -199,6 +220,11 @@ impl Refusal {
         let spread = wait.min(60) / 2 + 1;
         Some(wait.max(1) + rand::rng().random_range(0..=spread))
     }
+}
+
+/// Numbers, texts and values all have a form in JSON, and memory takes what is written to it.
+fn write_json(document: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    let _ = serde_json::to_writer(document, value);
 }
 
 #[cfg(test)]

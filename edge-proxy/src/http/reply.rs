@@ -1,8 +1,10 @@
 //! What the edge answers by itself, on its way to the client.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
+use pingora::{ErrorType, OrErr};
 use serde_json::Value;
 
 use super::problem::Refusal;
@@ -13,7 +15,7 @@ pub struct Reply {
     pub status: u16,
     pub content_type: &'static str,
     pub cache_control: &'static str,
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     pub body: Bytes,
     /// The word that metrics and the access log give the answer.
     pub word: &'static str,
@@ -51,34 +53,39 @@ impl Reply {
     /// The header as it goes over the wire.
     ///
     /// # Errors
-    /// A value that no header can carry.
+    /// A status that HTTP does not know.
     pub fn header(&self) -> pingora::Result<ResponseHeader> {
-        // Names as they are spelled here would be kept in a second map.
-        let mut header = ResponseHeader::build_no_case(self.status, Some(6 + self.headers.len()))?;
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        parts.status = StatusCode::from_u16(self.status).or_err(ErrorType::InternalError, "the status of an answer")?;
+        // Room for those that stand here and for what the library adds.
+        parts.headers.reserve(6 + self.headers.len());
         if self.status != 204 {
-            header.insert_header(CONTENT_TYPE, self.content_type)?;
-            header.insert_header(CONTENT_LENGTH, self.body.len())?;
+            parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+            parts.headers.insert(CONTENT_LENGTH, self.body.len().into());
         }
-        header.insert_header(CACHE_CONTROL, self.cache_control)?;
+        parts.headers.insert(CACHE_CONTROL, HeaderValue::from_static(self.cache_control));
         for (name, value) in &self.headers {
-            header.append_header(*name, value.as_str())?;
+            parts.headers.append(name.clone(), value.clone());
         }
-        Ok(header)
+        // Not by the library's own inserting: it reads each name anew.
+        Ok(parts.into())
     }
 }
 
 impl From<Refusal> for Reply {
     fn from(refusal: Refusal) -> Self {
-        let mut headers = refusal.headers.clone();
-        if let Some(seconds) = refusal.retry_after_s() {
-            headers.push(("Retry-After", seconds.to_string()));
+        let body = refusal.body();
+        let retry_after = refusal.retry_after_s();
+        let mut headers = refusal.headers;
+        if let Some(seconds) = retry_after {
+            headers.push((RETRY_AFTER, seconds.into()));
         }
         Self {
             status: refusal.status,
             content_type: "application/problem+json",
             cache_control: NO_STORE,
             headers,
-            body: refusal.body(),
+            body,
             word: refusal.problem.word(),
         }
     }
@@ -96,7 +103,10 @@ mod tests {
 
     #[test]
     fn a_refusal_is_a_problem_document_nobody_stores() {
-        let reply = Reply::from(Refusal::from(Problem::RateLimited).header("RateLimit", "x"));
+        let reply = Reply::from(
+            Refusal::from(Problem::RateLimited)
+                .header(HeaderName::from_static("ratelimit"), HeaderValue::from_static("x")),
+        );
         let header = reply.header().unwrap();
         assert_eq!(header.status, 429);
         assert_eq!(header.headers["content-type"], "application/problem+json");

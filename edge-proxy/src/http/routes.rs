@@ -143,8 +143,33 @@ pub fn find(method: &Method, path: &str) -> Destination {
             .because("The routes of a sale are /flash/{sale}, .../ticket, .../holds, .../holds/{id} and .../orders.")
     } else {
         let allowed = allowed.join(", ");
-        Problem::Method.because(format!("Use {allowed}.")).header("Allow", allowed)
+        let refusal = Problem::Method.because(format!("Use {allowed}."));
+        match allowed.try_into() {
+            Ok(allowed) => refusal.header(http::header::ALLOW, allowed),
+            Err(_) => refusal,
+        }
     })
+}
+
+/// Whether a path is that of a sale's route, or would be if there were such a route.
+pub fn is_sale(path: &str) -> bool {
+    path.starts_with(PREFIX)
+}
+
+/// Whether a request of HTTP/1 that begins with these bytes is one to a sale; `None` if they are too few to say.
+/// Odd ones, with a whole URL say, may be taken for others.
+pub fn begins_sale(bytes: &[u8]) -> Option<bool> {
+    let space = bytes.iter().position(|byte| *byte == b' ')?;
+    let method = &bytes[..space];
+    if method.is_empty() || !method.iter().all(u8::is_ascii_uppercase) || method == b"CONNECT" {
+        return Some(false);
+    }
+    let path = &bytes[space + 1..];
+    let compared = path.len().min(PREFIX.len());
+    match path[..compared] == PREFIX.as_bytes()[..compared] {
+        false => Some(false),
+        true => (compared == PREFIX.len()).then_some(true),
+    }
 }
 
 fn matches_pattern(pattern: &[Segment], segments: &[&str]) -> bool {
@@ -238,6 +263,28 @@ mod tests {
     }
 
     #[test]
+    fn the_first_bytes_tell() {
+        for (bytes, expected) in [
+            ("", None),
+            ("POS", None),
+            ("POST ", None),
+            ("POST /flas", None),
+            ("POST /flash/", Some(true)),
+            ("GET /flash/s HTTP/1.1", Some(true)),
+            ("GET /", None),
+            ("GET / HTTP", Some(false)),
+            ("GET /flashy", Some(false)),
+            ("GET http://x/flash/s", Some(false)),
+            ("CONNECT /flash/s", Some(false)),
+            ("G\0T /flash/s", Some(false)),
+            (" /flash/s", Some(false)),
+            ("\r\nGET /flash/s", Some(false)),
+        ] {
+            assert_eq!(begins_sale(bytes.as_bytes()), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
     fn all_else_is_the_shop() {
         for path in ["/", "/flash", "/flashy/s", "//flash/s", "/Flash/s", "/shop/flash/s", "*"] {
             assert!(matches!(find(&Method::GET, path), Destination::Shop), "{path}");
@@ -248,7 +295,7 @@ mod tests {
     fn a_wrong_method_names_the_right_ones() {
         let refusal = refused("PUT", "/flash/s/holds/h");
         assert_eq!(refusal.problem, Problem::Method);
-        assert_eq!(refusal.headers, [("Allow", "GET, DELETE".to_owned())]);
+        assert_eq!(refusal.headers, [(http::header::ALLOW, http::HeaderValue::from_static("GET, DELETE"))]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! A client's connection as the HTTP server sees it: plain or TLS, with its place, its real address and the
-//! watch over its headers.
+//! watch over its headers. The first bytes of a request can be looked at before it is read.
 
 use std::fmt;
 use std::io;
@@ -37,6 +37,7 @@ pub enum Transport {
 pub struct Connection {
     transport: Transport,
     watch: HeaderWatch,
+    beginning: Beginning,
     digest: Arc<ProxyDigest>,
     socket: Option<Arc<SocketDigest>>,
     tls: Option<Arc<SslDigest>>,
@@ -70,13 +71,63 @@ impl Connection {
             None => lower.get_socket_digest(),
         };
         let tls = transport.tls_digest().map(Arc::new);
-        Ok(Self { transport, watch, digest: Arc::new(digest), socket, tls, _place: place })
+        Ok(Self {
+            transport,
+            watch,
+            beginning: Beginning::default(),
+            digest: Arc::new(digest),
+            socket,
+            tls,
+            _place: place,
+        })
+    }
+
+    pub fn is_http2(&self) -> bool {
+        self.transport.is_http2()
+    }
+
+    /// A request is expected, whose header may take its time from now on.
+    pub fn expect(&self) {
+        self.watch.expect();
+    }
+
+    /// The first bytes of the expected request, as soon as they are enough for `known` or no more fit in. They
+    /// are read again afterwards.
+    ///
+    /// Ready with `None` if the connection ends before the first byte.
+    pub fn poll_beginning<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        known: impl Fn(&[u8]) -> Option<T>,
+    ) -> Poll<Option<Result<T, Undecided>>> {
+        loop {
+            if let Some(known) = known(self.beginning.bytes()) {
+                return Poll::Ready(Some(Ok(known)));
+            }
+            let mut beginning = std::mem::take(&mut self.beginning);
+            let mut buffer = ReadBuf::new(&mut beginning.bytes[beginning.length..]);
+            let polled = self.poll_watched(context, &mut buffer);
+            let read = buffer.filled().len();
+            beginning.length += read;
+            self.beginning = beginning;
+            match polled {
+                Poll::Pending => return Poll::Pending,
+                // No room, or no more to come.
+                Poll::Ready(Ok(())) if read == 0 => {
+                    return Poll::Ready((self.beginning.length > 0).then_some(Err(Undecided)));
+                }
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(None),
+            }
+        }
     }
 
     fn give_up(&mut self, context: &mut Context<'_>, why: GivenUp) -> io::Error {
         let (answer, reason) = match why {
             GivenUp::Slow => (&*SLOW, Problem::SlowHeader.word()),
             GivenUp::TooLarge => (&*TOO_LARGE, Problem::HeaderTooLarge.word()),
+            // Nobody has asked for anything.
+            GivenUp::Idle => return io::ErrorKind::TimedOut.into(),
         };
         metrics::CONNECTIONS_REFUSED.with_label_values(&[reason]).inc();
         // As much as goes into the socket's buffer at once: nothing waits for such a client.
@@ -84,6 +135,35 @@ impl Connection {
             let _ = self.transport.poll_flush(context);
         }
         io::Error::new(io::ErrorKind::TimedOut, reason)
+    }
+}
+
+/// Too little to know more, and no more to come.
+#[derive(Debug)]
+pub struct Undecided;
+
+/// The first bytes of a request, kept for the one who reads it.
+#[derive(Default)]
+struct Beginning {
+    bytes: [u8; BEGINNING_BYTES],
+    length: usize,
+}
+
+/// Room for a method and what all routes of sales begin with.
+const BEGINNING_BYTES: usize = 24;
+
+impl Beginning {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// Puts as much as fits into `buffer`; how much that is.
+    fn move_into(&mut self, buffer: &mut ReadBuf<'_>) -> usize {
+        let moved = self.length.min(buffer.remaining());
+        buffer.put_slice(&self.bytes[..moved]);
+        self.bytes.copy_within(moved..self.length, 0);
+        self.length -= moved;
+        moved
     }
 }
 
@@ -157,35 +237,62 @@ impl Transport {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let most = match this.watch.before_read() {
-            Ok(most) => most,
-            Err(why) => return Poll::Ready(Err(this.give_up(context, why))),
-        };
-        if most == usize::MAX {
-            return this.poll_transport(context, buffer);
+        let moved = this.beginning.move_into(buffer);
+        if moved > 0 && buffer.remaining() == 0 {
+            return Poll::Ready(Ok(()));
         }
-        // Never more than the header may have: its length is bounded to the byte.
-        let mut bounded = buffer.take(most);
-        let polled = this.poll_transport(context, &mut bounded);
-        let read = bounded.filled().len();
-        // SAFETY: `bounded` is the unfilled part of `buffer`, and the transport has filled, so initialised,
-        // its first `read` bytes.
-        unsafe { buffer.assume_init(read) };
-        buffer.advance(read);
-        match polled {
-            Poll::Pending => {
-                let why = ready!(this.watch.poll_alarm(context));
-                Poll::Ready(Err(this.give_up(context, why)))
-            }
-            Poll::Ready(result) => {
-                this.watch.after_read(read);
-                Poll::Ready(result)
-            }
+        match this.poll_watched(context, buffer) {
+            Poll::Pending if moved > 0 => Poll::Ready(Ok(())),
+            polled => polled,
         }
     }
 }
 
 impl Connection {
+    /// Reads no more than a header may have, and no longer than it may take.
+    fn poll_watched(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let most = match self.watch.before_read() {
+            Ok(most) => most,
+            Err(why) => return Poll::Ready(Err(self.give_up(context, why))),
+        };
+        if most == usize::MAX {
+            return self.poll_transport(context, buffer);
+        }
+        let before = buffer.filled().len();
+        let polled = if most >= buffer.remaining() {
+            self.poll_transport(context, buffer)
+        } else {
+            self.poll_bounded(context, buffer, most)
+        };
+        match polled {
+            Poll::Pending => {
+                let why = ready!(self.watch.poll_alarm(context));
+                Poll::Ready(Err(self.give_up(context, why)))
+            }
+            Poll::Ready(result) => {
+                self.watch.after_read(buffer.filled().len() - before);
+                Poll::Ready(result)
+            }
+        }
+    }
+
+    /// A header's length is bounded to the byte.
+    fn poll_bounded(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        most: usize,
+    ) -> Poll<io::Result<()>> {
+        let mut bounded = buffer.take(most);
+        let polled = self.poll_transport(context, &mut bounded);
+        let read = bounded.filled().len();
+        // SAFETY: `bounded` is the unfilled part of `buffer`, and the transport has filled, so initialised,
+        // its first `read` bytes.
+        unsafe { buffer.assume_init(read) };
+        buffer.advance(read);
+        polled
+    }
+
     fn poll_transport(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),

@@ -1,19 +1,33 @@
-//! Takes requests: how long a client may dawdle between and within them.
+//! Takes requests: how long a client may dawdle between and within them, and which way they go.
+//!
+//! A request to a sale is answered right here: the machinery that Pingora sets up for a request to a shop costs more
+//! than a refusal. All others go to Pingora's proxy, where [`super::edge`] is its phases.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
+use futures_util::poll;
+use http::Method;
+use pingora::ErrorType;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::server::ReusableHttpStream;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
+use tokio::sync::Notify;
 
-use super::edge::Edge;
+use super::answer::Edge;
+use super::connection::{Connection, Undecided};
 use super::header_clock::HeaderClock;
-use super::live::Current;
 use crate::config::millis;
+use crate::http::routes;
 
 /// How long a connection that was taken just before the end may take to send its request.
 pub const LAST_WORDS: Duration = Duration::from_millis(300);
@@ -21,49 +35,154 @@ pub const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Requests of one HTTP/2 connection at a time.
 const STREAMS_MAX: u32 = 100;
 
-/// Pingora's proxy, with our own times from the first byte on: by itself it waits 60 seconds for each read.
+/// Where requests come in, with our own times from the first byte on: Pingora by itself waits 60 seconds for each
+/// read.
 pub struct Door {
+    edge: Edge,
     proxy: Arc<HttpProxy<Edge>>,
-    live: Current,
     options: HttpServerOptions,
+    closing: Closing,
+}
+
+/// Tells idle connections that this process ends.
+#[derive(Default)]
+struct Closing {
+    begun: AtomicBool,
+    told: Notify,
 }
 
 impl Door {
-    pub fn new(proxy: HttpProxy<Edge>, live: Current) -> Self {
+    pub fn new(edge: Edge, proxy: HttpProxy<Edge>) -> Self {
         let mut options = proxy.server_options.clone().unwrap_or_default();
-        options.h2_idle_timeout = Some(Duration::from_secs(live.load().config.listen.keepalive_s.max(1)));
-        Self { proxy: Arc::new(proxy), live, options }
+        options.h2_idle_timeout = Some(Duration::from_secs(edge.live.load().config.listen.keepalive_s.max(1)));
+        Self { edge, proxy: Arc::new(proxy), options, closing: Closing::default() }
     }
-}
 
-#[async_trait]
-impl HttpServerApp for Door {
-    async fn process_new_http(
-        self: &Arc<Self>,
-        mut session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        if session.as_http1().is_some()
-            && let Some(clock) = session.digest().and_then(HeaderClock::of)
-        {
-            clock.start();
+    /// Serves the requests of an HTTP/1 connection, one after another.
+    pub async fn serve_http1(&self, connection: Connection, shutdown: &ShutdownWatch) {
+        let mut told = pin!(self.closing.told.notified());
+        // It wakes this task, which is the only one that polls here; so to have polled it once is enough.
+        if poll!(told.as_mut()).is_ready() {
+            return;
         }
+        let mut connection = Box::new(connection);
+        let mut prefix: Option<BytesMut> = None;
+        loop {
+            connection.expect();
+            let is_sale = match &prefix {
+                Some(bytes) => routes::begins_sale(bytes).unwrap_or(false),
+                None => match self.look(&mut connection).await {
+                    Some(is_sale) => is_sale.unwrap_or(false),
+                    None => return,
+                },
+            };
+            let mut session = ServerSession::new_http1(connection);
+            if let Some(prefix) = prefix.take() {
+                session.set_pipelined_prefix(prefix);
+            }
+            session.set_keepalive(Some(0));
+            self.equip(&mut session, shutdown);
+            let (stream, rest) = if is_sale {
+                match self.serve_sale(session).await {
+                    Some(reusable) => reusable.into_parts(),
+                    None => return,
+                }
+            } else {
+                match self.proxy.process_new_http(session, shutdown).await {
+                    // What was read beyond a request to the shop would have ended the connection.
+                    Some(reused) => (reused.consume().0, None),
+                    None => return,
+                }
+            };
+            let Ok(same) = stream.into_any().downcast() else {
+                return;
+            };
+            connection = same;
+            prefix = rest;
+        }
+    }
+
+    /// Waits for a request; whether it is one to a sale. `None` if there is none to come.
+    async fn look(&self, connection: &mut Connection) -> Option<Result<bool, Undecided>> {
+        poll_fn(|context| {
+            let polled = connection.poll_beginning(context, routes::begins_sale);
+            match polled {
+                Poll::Pending if self.closing.begun.load(Ordering::Acquire) => Poll::Ready(None),
+                polled => polled,
+            }
+        })
+        .await
+    }
+
+    /// Our own times instead of the library's.
+    fn equip(&self, session: &mut ServerSession, shutdown: &ShutdownWatch) {
         let (read, write, keepalive_s) = {
-            let live = self.live.load();
+            let live = self.edge.live.load();
             let config = &live.config.listen;
             (millis(config.read_timeout_ms), millis(config.write_timeout_ms), config.keepalive_s)
         };
         session.set_read_timeout(Some(read));
         session.set_write_timeout(Some(write));
-        if session.get_keepalive().is_some() && !*shutdown.borrow() {
-            session.set_keepalive((keepalive_s > 0).then_some(keepalive_s));
+        if session.get_keepalive().is_some() {
+            let kept = keepalive_s > 0 && !*shutdown.borrow();
+            session.set_keepalive(kept.then_some(keepalive_s));
+        }
+    }
+
+    /// Reads a request to a sale and answers it.
+    async fn serve_sale(&self, mut session: ServerSession) -> Option<ReusableHttpStream> {
+        match session.read_request().await {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(error) => {
+                log::debug!("no request: {error}");
+                if error.etype() == &ErrorType::InvalidHTTPHeader {
+                    // The client may be gone already.
+                    let _ = session.respond_error(400).await;
+                }
+                session.shutdown().await;
+                return None;
+            }
+        }
+        if let Some(clock) = session.digest().and_then(HeaderClock::of) {
+            clock.stop();
+        }
+        let mut request = self.edge.begin();
+        let answered = self.edge.answer(&mut session, &mut request).await;
+        self.edge.note(&session, answered.as_ref().err().map(|error| &**error), &mut request);
+        if !answered.ok()? {
+            log::error!("{} began like a sale's route and is none", session.req_header().uri);
+            return None;
+        }
+        // The client has its answer, so its next request may come right behind a body that we throw away.
+        session.set_pipelining_enabled(true);
+        session.finish().await.ok()?
+    }
+}
+
+#[async_trait]
+impl HttpServerApp for Door {
+    /// A request of an HTTP/2 connection.
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        self.equip(&mut session, shutdown);
+        let is_sale = session.is_http2() && {
+            let header = session.req_header();
+            header.method != Method::CONNECT && routes::is_sale(header.uri.path())
+        };
+        if is_sale {
+            self.serve_sale(session).await;
+            return None;
         }
         self.proxy.process_new_http(session, shutdown).await
     }
 
     fn h2_options(&self) -> Option<H2Options> {
         let mut options = default_h2_options();
-        let most = self.live.load().config.listen.header_bytes_max;
+        let most = self.edge.live.load().config.listen.header_bytes_max;
         options.max_header_list_size(most.try_into().unwrap_or(u32::MAX));
         // Streams that a client opens and resets at once cost more than they seem to.
         options.max_concurrent_streams(STREAMS_MAX);
@@ -77,6 +196,8 @@ impl HttpServerApp for Door {
     /// Nobody is let in any more. Who came last has not been heard yet: a moment more for its request.
     async fn http_cleanup(&self) {
         tokio::time::sleep(LAST_WORDS).await;
+        self.closing.begun.store(true, Ordering::Release);
+        self.closing.told.notify_waiters();
         self.proxy.http_cleanup().await;
     }
 }

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
@@ -68,7 +69,11 @@ impl Gate {
         let since = Instant::now();
         let live = self.live.load_full();
         let config = &live.config.listen;
-        let mut limits = HeaderLimits { time: millis(config.header_timeout_ms), bytes: config.header_bytes_max };
+        let mut limits = HeaderLimits {
+            time: millis(config.header_timeout_ms),
+            bytes: config.header_bytes_max,
+            idle: Duration::from_secs(config.keepalive_s),
+        };
         let mut place = self.places.take()?;
         let peer = peer_of(&stream);
         let vouched = is_trusted(peer, &config.trusted_proxies);
@@ -123,7 +128,11 @@ async fn client_behind(
 impl ServerApp for Gate {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
         match self.admit(stream).await {
-            Ok(connection) => self.door.process_new(Box::new(connection), shutdown).await,
+            Ok(connection) if connection.is_http2() => self.door.process_new(Box::new(connection), shutdown).await,
+            Ok(connection) => {
+                self.door.serve_http1(connection, shutdown).await;
+                None
+            }
             Err(Turned(reason)) => {
                 if let Some(reason) = reason {
                     metrics::CONNECTIONS_REFUSED.with_label_values(&[reason]).inc();

@@ -1,4 +1,4 @@
-//! How long a request's header may take, and how long it may be.
+//! How long a request's header may take, how long it may be, and how long a kept connection may be idle before.
 //!
 //! The library bounds each read, so a header that comes a byte at a time would live for hours. Here the whole
 //! header is bounded. Three parties share a clock: the door starts it when it waits for a request, the
@@ -7,7 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pingora::protocols::Digest;
@@ -48,6 +48,8 @@ impl HeaderClock {
 pub struct HeaderLimits {
     pub time: Duration,
     pub bytes: usize,
+    /// How long a kept connection may wait for the first byte.
+    pub idle: Duration,
 }
 
 /// Why a header is given up.
@@ -55,6 +57,7 @@ pub struct HeaderLimits {
 pub enum GivenUp {
     Slow,
     TooLarge,
+    Idle,
 }
 
 /// The header that a connection is reading.
@@ -63,10 +66,13 @@ pub struct HeaderWatch {
     clock: Arc<HeaderClock>,
     limits: HeaderLimits,
     phase: u32,
-    /// When the time is up. `None` while not a byte has come on a kept connection: that is idle, not slow.
-    until: Option<Instant>,
+    /// When the time is up.
+    until: Instant,
+    /// Whether not a byte has come on a kept connection: that is idle, not slow.
+    idle: bool,
     bytes: usize,
-    /// Made only if a read has to wait: a header that comes in one piece costs no timer.
+    /// Made only if a read has to wait. It is put forward when it goes off too early, rather than with each request:
+    /// a timer costs more than looking at it.
     alarm: Option<Pin<Box<Sleep>>>,
 }
 
@@ -75,7 +81,12 @@ impl HeaderWatch {
     pub fn new(clock: Arc<HeaderClock>, limits: HeaderLimits, since: Instant) -> Self {
         clock.start();
         let phase = clock.phase.load(Ordering::Relaxed);
-        Self { clock, limits, phase, until: Some(since + limits.time), bytes: 0, alarm: None }
+        Self { clock, limits, phase, until: since + limits.time, idle: false, bytes: 0, alarm: None }
+    }
+
+    /// The next request may come.
+    pub fn expect(&self) {
+        self.clock.start();
     }
 
     /// How many bytes may be read now; `usize::MAX` if no header is awaited.
@@ -84,19 +95,18 @@ impl HeaderWatch {
     /// The header has had its time, or its bytes.
     pub fn before_read(&mut self) -> Result<usize, GivenUp> {
         let Some(phase) = self.clock.awaited() else {
-            self.alarm = None;
             return Ok(usize::MAX);
         };
         if phase != self.phase {
             // The first request of a connection is announced twice: by the connection and by the door.
             if self.phase != 1 || self.bytes > 0 {
-                self.until = None;
+                self.until = Instant::now() + self.limits.idle;
+                self.idle = true;
             }
             self.phase = phase;
             self.bytes = 0;
-            self.alarm = None;
         }
-        if self.until.is_some_and(|until| self.bytes > 0 && Instant::now() >= until) {
+        if self.bytes > 0 && Instant::now() >= self.until {
             return Err(GivenUp::Slow);
         }
         match self.limits.bytes.saturating_sub(self.bytes) {
@@ -108,18 +118,29 @@ impl HeaderWatch {
     /// Some bytes have come.
     pub fn after_read(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);
-        if bytes > 0 && self.until.is_none() {
-            self.until = Some(Instant::now() + self.limits.time);
+        if bytes > 0 && self.idle {
+            self.idle = false;
+            self.until = Instant::now() + self.limits.time;
         }
     }
 
     /// Nothing has come: ready when the time is up.
     pub fn poll_alarm(&mut self, context: &mut Context<'_>) -> Poll<GivenUp> {
-        let (Some(_), Some(until)) = (self.clock.awaited(), self.until) else {
+        if self.clock.awaited().is_none() {
             return Poll::Pending;
-        };
+        }
+        let until = self.until;
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        alarm.as_mut().poll(context).map(|()| GivenUp::Slow)
+        if alarm.deadline() > until {
+            alarm.as_mut().reset(until);
+        }
+        loop {
+            ready!(alarm.as_mut().poll(context));
+            if alarm.deadline() >= until {
+                return Poll::Ready(if self.idle { GivenUp::Idle } else { GivenUp::Slow });
+            }
+            alarm.as_mut().reset(until);
+        }
     }
 }
 
@@ -127,7 +148,8 @@ impl HeaderWatch {
 mod tests {
     use super::*;
 
-    const LIMITS: HeaderLimits = HeaderLimits { time: Duration::from_secs(10), bytes: 100 };
+    const LIMITS: HeaderLimits =
+        HeaderLimits { time: Duration::from_secs(10), bytes: 100, idle: Duration::from_secs(60) };
 
     fn watch() -> (Arc<HeaderClock>, HeaderWatch) {
         let clock = Arc::new(HeaderClock::default());
@@ -165,7 +187,9 @@ mod tests {
         clock.start();
         assert_eq!(watch.before_read(), Ok(100));
         let alarm = std::future::poll_fn(|context| watch.poll_alarm(context));
-        assert!(tokio::time::timeout(Duration::from_secs(60), alarm).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_secs(59), alarm).await.is_err());
+        let alarm = std::future::poll_fn(|context| watch.poll_alarm(context));
+        assert_eq!(tokio::time::timeout(Duration::from_secs(2), alarm).await, Ok(GivenUp::Idle));
         watch.after_read(1);
         watch.before_read().unwrap();
         pass(11).await;

@@ -18,9 +18,9 @@ use pingora::services::listening::Service;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::admin::{Admin, Desk};
+use super::answer::Edge;
 use super::certificate::{self, Certificate};
 use super::door::{Door, LAST_WORDS};
-use super::edge::Edge;
 use super::gate::{Gate, TlsGate};
 use super::live::{Current, Fixed, Live};
 use super::places::Places;
@@ -70,10 +70,11 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
         check_addresses(&listen)?;
     }
 
-    let proxy = http_proxy(&server.configuration, Edge { live: live.clone(), key_prefix: key_prefix.clone() });
+    let edge = Edge { live: live.clone(), key_prefix: key_prefix.clone().into() };
+    let proxy = http_proxy(&server.configuration, edge.clone());
     let places = Arc::new(Places::new(listen.connections_per_address, connections_max(&listen)));
     let tls = listen.tls.as_ref().zip(certificate.clone()).map(tls_gate).transpose()?;
-    let gate = Gate::new(Door::new(proxy, live.clone()), places.clone(), live.clone(), tls);
+    let gate = Gate::new(Door::new(edge, proxy), places.clone(), live.clone(), tls);
     let mut public = Service::new("public".to_owned(), gate);
     public.add_tcp(&listen.public.to_string());
     if let Some(tls) = &listen.tls {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::access_log::AccessLog;
+use super::answer::{BodyTime, Limits};
 use super::cache::Cache;
-use super::edge::{BodyTime, Limits};
 use super::shop::Shop;
 use crate::background::Task;
 use crate::config::{Config, millis};

@@ -3,7 +3,8 @@
 //! - [`gate`] takes connections: [`places`] counts them, [`proxy_protocol`] says whose they are, [`certificate`]
 //!   is for TLS, and [`connection`] is what becomes of them, with a [`header_clock`] each;
 //! - [`door`] takes requests from them;
-//! - [`edge`] answers a request or passes it on: the phases of Pingora's proxy, from top to bottom;
+//! - [`answer`] is for those that the edge answers by itself, through the funnel;
+//! - [`edge`] is for those to the shop: the phases of Pingora's proxy, from top to bottom;
 //! - [`shop`] is the shop behind: time limits, forwarded headers; [`servers`] chooses among its servers,
 //!   [`cache`] keeps some of its pages;
 //! - [`admin`] is the other listener: metrics, health, the JSON API;
@@ -13,6 +14,7 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod answer;
 pub mod cache;
 pub mod calm_log;
 pub mod certificate;

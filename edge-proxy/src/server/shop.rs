@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
+use http::{HeaderName, HeaderValue, header};
 use ipnet::IpNet;
 use pingora::http::RequestHeader;
 use pingora::lb::Backend;
@@ -127,6 +128,19 @@ pub fn is_url(target: &[u8]) -> bool {
         .any(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
 }
 
+/// What tells who is there and what was asked for, as written by whoever stands before.
+const TOLD: [HeaderName; 6] = [
+    FORWARDED_FOR,
+    FORWARDED_PROTO,
+    FORWARDED_HOST,
+    HeaderName::from_static("x-forwarded-port"),
+    header::FORWARDED,
+    HeaderName::from_static("x-real-ip"),
+];
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
 /// Tells the shop who is really there. What a stranger wrote into these headers is thrown away; what a trusted
 /// proxy wrote is kept and extended.
 ///
@@ -134,27 +148,27 @@ pub fn is_url(target: &[u8]) -> bool {
 /// A value that no header can carry.
 pub fn forward(request: &mut RequestHeader, peer: IpAddr, tls: bool, trusted: &[IpNet]) -> pingora::Result<()> {
     let peer = peer.to_canonical();
-    let vouched = is_trusted(peer, trusted);
-    if !vouched {
-        for name in
-            ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "forwarded", "x-real-ip"]
-        {
+    // Most requests bring none of them, which one look at their names tells.
+    let mut is_told = request.headers.keys().any(|name| TOLD.contains(name));
+    if is_told && !is_trusted(peer, trusted) {
+        for name in &TOLD {
             request.remove_header(name);
         }
+        is_told = false;
     }
-    let before: Vec<String> = request
-        .headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok().map(str::to_owned))
-        .collect();
-    let hops = before.into_iter().chain([peer.to_string()]).collect::<Vec<_>>().join(", ");
+    let mut hops = String::new();
+    if is_told {
+        let before = request.headers.get_all(FORWARDED_FOR).iter();
+        before.filter_map(|value| value.to_str().ok()).for_each(|hop| hops.extend([hop, ", "]));
+    }
+    hops.push_str(&peer.to_string());
     request.insert_header("X-Forwarded-For", hops)?;
-    if !request.headers.contains_key("x-forwarded-proto") {
-        request.insert_header("X-Forwarded-Proto", if tls { "https" } else { "http" })?;
+    if !is_told || !request.headers.contains_key(FORWARDED_PROTO) {
+        request.insert_header("X-Forwarded-Proto", HeaderValue::from_static(if tls { "https" } else { "http" }))?;
     }
-    if !request.headers.contains_key("x-forwarded-host")
-        && let Some(host) = request.headers.get("host").cloned()
+    let host = request.headers.get(header::HOST).cloned();
+    if (!is_told || !request.headers.contains_key(FORWARDED_HOST))
+        && let Some(host) = &host
     {
         request.insert_header("X-Forwarded-Host", host)?;
     }
@@ -163,7 +177,7 @@ pub fn forward(request: &mut RequestHeader, peer: IpAddr, tls: bool, trusted: &[
         let path = request.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
         request.set_raw_path(path.as_bytes())?;
     }
-    if !request.headers.contains_key("host") {
+    if host.is_none() {
         // HTTP/1.0 needs none, but to the shop goes HTTP/1.1 (RFC 9112, section 3.2).
         request.insert_header("Host", "")?;
     }

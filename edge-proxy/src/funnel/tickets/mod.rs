@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use async_trait::async_trait;
 use http::HeaderName;
 use rand::RngExt;
 use serde::Deserialize;
@@ -18,7 +17,7 @@ use serde_json::json;
 
 use super::challenges::{Applicant, Challenges};
 use super::known::Known;
-use super::stage::{Mode, Stage};
+use super::stage::{Check, Mode, Stage, Verdict, now};
 use super::visit::{Caller, Visit};
 use crate::http::problem::{Problem, Refusal};
 use crate::http::reply::Reply;
@@ -175,14 +174,13 @@ fn no_tickets() -> Refusal {
     Problem::NoRoute.because("There are no tickets here: send the shop's token to .../holds.")
 }
 
-fn refused(why: &str) -> Refusal {
+fn refused(why: &'static str) -> Refusal {
     Problem::Ticket.because(why)
 }
 
 /// Stage `ticket`.
 pub struct TicketStage(pub Arc<Tickets>);
 
-#[async_trait]
 impl Stage for TicketStage {
     fn name(&self) -> &'static str {
         "ticket"
@@ -192,7 +190,13 @@ impl Stage for TicketStage {
         if self.0.seal.is_some() { Mode::Enforce } else { Mode::Off }
     }
 
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a> {
+        now(self.judge(visit))
+    }
+}
+
+impl TicketStage {
+    fn judge(&self, visit: &mut Visit<'_>) -> Verdict {
         match &self.0.seal {
             Some(seal) if visit.route.call.takes_stock() => self.0.show(seal, visit),
             _ => Ok(()),

@@ -6,14 +6,15 @@
 //! [`keys`] verifies, [`jwks`] keeps the key sets of identity providers, [`verifier`] sees to it that the
 //! costly algorithms are paid for once per token and never by all workers at once.
 
+use std::borrow::Cow;
+
 use anyhow::{Context, ensure};
-use async_trait::async_trait;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
-use super::stage::{Mode, Stage};
+use super::stage::{Check, Mode, Stage, later, now};
 use super::visit::{Caller, Visit};
 use crate::http::problem::{Problem, Refusal};
 use crate::http::routes::Call;
@@ -121,7 +122,7 @@ impl Tokens {
             return Ok(Caller::Shop);
         }
         let token = self.token(headers).ok_or_else(|| {
-            refused(&format!(
+            refused(format!(
                 "Send the shop's token in `{}`{}.",
                 self.header,
                 if self.cookie.is_empty() { String::new() } else { format!(" or the cookie `{}`", self.cookie) }
@@ -143,8 +144,8 @@ impl Tokens {
     }
 }
 
-fn refused(why: &str) -> Refusal {
-    Problem::Token.because(why).header("WWW-Authenticate", "Bearer")
+fn refused(why: impl Into<Cow<'static, str>>) -> Refusal {
+    Problem::Token.because(why).header(http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
 }
 
 /// The credentials of `Authorization: Bearer ...`, or the whole value of another header.
@@ -176,7 +177,6 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value.trim_matches('"'))
 }
 
-#[async_trait]
 impl Stage for Tokens {
     fn name(&self) -> &'static str {
         "token"
@@ -186,16 +186,15 @@ impl Stage for Tokens {
         Mode::Enforce
     }
 
-    async fn check(&self, visit: &mut Visit<'_>) -> Result<(), Refusal> {
-        // Everybody may look at the shop window.
-        if visit.route.call == Call::Status {
-            return Ok(());
+    fn check<'a>(&'a self, visit: &'a mut Visit<'_>) -> Check<'a> {
+        // Everybody may look at the shop window, and a ticket has said already who somebody is.
+        if visit.route.call == Call::Status || visit.caller != Caller::Unknown {
+            return now(Ok(()));
         }
-        // A ticket has said it already.
-        if visit.caller == Caller::Unknown {
+        later(async {
             visit.caller = self.caller(visit.headers, visit.route.call).await?;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 
