@@ -12,7 +12,7 @@ arguments, order of checks, replies and texts of errors. docs/managed-redis.md s
 
 HOW TO READ THIS FILE: from the top. 1 what is accepted, 2 errors, 3 words into values, 4 cluster slots and
 shards, 5 the sale and its keys, 6 what changes a sale, 7 deadlines, 8 the rules of buying, 9 the commands of a
-sale, 10 looking at a sale, 11 the rate limit, 12 the table of functions. Sections 6 to 8 say in Lua what the
+sale, 10 moving a sale to the module, 11 looking at a sale, 12 the rate limit, 13 the table of functions. Sections 6 to 8 say in Lua what the
 module's core says in Rust; `apply` and `decide` there have their names from here on as well.
 
 DATA. All keys of a sale lie in one cluster slot. BASE is KEY where KEY has a hash tag, else {KEY}.
@@ -34,6 +34,9 @@ DATA. All keys of a sale lie in one cluster slot. BASE is KEY where KEY has a ha
     BASE:ended        sorted set. ids of released and expired holds and of wholly returned orders, by their end.
     BASE:tombstones   sorted set. ids that RELEASE met before RESERVE, by that time.
 
+A sale that is on its way to the module (section 10, `flash_move`) has a word in the place of its layout, so that no
+version of this library changes it any more.
+
 Records are cmsgpack arrays. Numbers are integers below 2^53, which Lua's doubles hold exactly. Replicas and
 append-only files get the writes, not the call: they read no clock.
 
@@ -41,7 +44,7 @@ CREATE removes what a deleted sale of the same name has left in these keys, but 
 ]]
 
 -- The version of this file. Whoever loads it may replace an older one, never a newer one.
-local VERSION = '0.1.0'
+local VERSION = '0.2.0'
 -- The version of the data layout above.
 local LAYOUT = 1
 
@@ -556,6 +559,8 @@ local function sale_of(key, v)
     -- numbers ever given to holds, and how many of them are free
     slots = v[23], free = v[24],
     ended = v[25], tombstones = v[26],
+    -- only while it moves to the module, and afterwards: by which run, and where to
+    mover = v[27], moved_to = v[28],
 
     -- What is not stored:
     key = key,
@@ -579,7 +584,7 @@ local function sale_to_store(sale)
     sale.layout, sale.limit, sale.hold_ms, sale.maxhold_ms, sale.opens_at, sale.closes_at, sale.retain_ms,
     sale.backlog, sale.events, sale.shard, sale.shards, sale.paused, sale.closed, sale.clock_ms, sale.entry_no,
     sale.stream_floor_ms, sale.stream_start, sale.units, sale.live_holds, sale.orders, sale.buyers, sale.skus,
-    sale.slots, sale.free, sale.ended, sale.tombstones,
+    sale.slots, sale.free, sale.ended, sale.tombstones, sale.mover, sale.moved_to,
   })
 end
 
@@ -597,20 +602,32 @@ local function new_sale(key)
   return sale
 end
 
--- Opens the sale in a key. `skus` are items whose SKUs will be asked for.
-local function open(key, skus)
+-- The move of a sale to the module (section 10), and what stands meanwhile in the place of its layout: MOVING while it
+-- may still be taken back, MOVED when the module has it. Nothing here changes such a sale.
+local Move = { MOVING = 'moving', MOVED = 'moved', steps = {} }
+
+Move.IN_MODULE = 'TRYAGAIN the sale lives in the module now: ask it by FLASH commands'
+
+-- Why a key has no sale of this library.
+function Move.no_sale(key)
+  local kind = redis.call('TYPE', key).ok
+  return kind == 'none' and NOSALE or kind == 'flashsale' and Move.IN_MODULE or WRONGTYPE
+end
+
+-- Opens the sale in a key to look at it. `skus` are items whose SKUs will be asked for.
+local function open_to_look(key, skus)
   local fields = { 'sale' }
   for at, item in ipairs(skus or {}) do
     fields[at + 1] = 'sku:' .. item.sku
   end
   local values = redis.pcall('HMGET', key, unpack(fields))
   if values.err then
-    fault('%s', values.err:find('^WRONGTYPE') and WRONGTYPE or values.err)
+    fault('%s', values.err:find('^WRONGTYPE') and Move.no_sale(key) or values.err)
   elseif not values[1] then
-    fault('%s', redis.call('EXISTS', key) == 1 and WRONGTYPE or NOSALE)
+    fault('%s', Move.no_sale(key))
   end
   local sale = sale_of(key, cmsgpack.unpack(values[1]))
-  if sale.layout ~= LAYOUT then
+  if sale.layout ~= LAYOUT and not sale.mover then
     misuse('the sale was written by another version of the flashsale library (layout %s): load that version',
       tostring(sale.layout))
   end
@@ -620,6 +637,17 @@ local function open(key, skus)
   end
   -- The server's clock may go back, and a replica may be promoted whose clock is late.
   sale.now_ms = math.max(server_ms(), sale.clock_ms)
+  return sale
+end
+
+-- The same to change it, which cannot be while it moves.
+local function open(key, skus)
+  local sale = open_to_look(key, skus)
+  if sale.layout == Move.MOVING then
+    fault('TRYAGAIN the sale is being moved to %s: send the same request again', sale.moved_to)
+  elseif sale.layout == Move.MOVED then
+    fault('TRYAGAIN the sale was moved to %s: send the request there', sale.moved_to)
+  end
   return sale
 end
 
@@ -1671,6 +1699,38 @@ function Sale:life(ttl_ms)
   return ttl_ms or self.hold_ms
 end
 
+-- What buyers asked for in vain in one shard of several, by key and SKU: units, and those of the latest request. Whoever
+-- moves stock between shards looks at it. It lives in this process alone, as the module's: a refusal writes nothing.
+-- Beyond so many keys it begins anew.
+local Missed = { of_key = {}, keys = 0, MOST_KEYS = 4096 }
+
+function Missed.note(sale, items, refusal)
+  if sale.shards == 1 or refusal[1] ~= 'EMPTY' and refusal[1] ~= 'ALLHELD' then
+    return
+  end
+  if not Missed.of_key[sale.key] then
+    if Missed.keys >= Missed.MOST_KEYS then
+      Missed.of_key, Missed.keys = {}, 0
+    end
+    Missed.of_key[sale.key], Missed.keys = {}, Missed.keys + 1
+  end
+  local of_sku, name = Missed.of_key[sale.key], refusal[2]
+  local qty, before = qty_of(items, name), of_sku[name]
+  of_sku[name] = { units = (before and before.units or 0) + qty, last = qty }
+end
+
+function Missed.of(sale, name)
+  local of_sku = Missed.of_key[sale.key]
+  return of_sku and of_sku[name] or { units = 0, last = 0 }
+end
+
+-- A new sale has missed nobody.
+function Missed.forget(key)
+  if Missed.of_key[key] then
+    Missed.of_key[key], Missed.keys = nil, Missed.keys - 1
+  end
+end
+
 -- RESERVE, after what is due has been treated.
 function Sale:decide_reserve(request)
   if request.replace and request.replace == request.id then
@@ -1696,6 +1756,7 @@ function Sale:decide_reserve(request)
   local taken
   taken, refusal = self:take(request)
   if refusal then
+    Missed.note(self, request.items, refusal)
     return refusal
   end
   if request.replaced then
@@ -1817,6 +1878,7 @@ local function create(key, words)
       redis.call('UNLINK', sale.keys[name])
     end
   end
+  Missed.forget(key)
   sale.now_ms = server_ms()
   sale.changed = true
   for _, item in ipairs(given.ITEMS or {}) do
@@ -2098,6 +2160,7 @@ local function order(key, words)
         taken, refusal = sale:take(request)
       end
       if refusal then
+        Missed.note(sale, items, refusal)
         return refusal
       end
       hold = sale:apply_reserve(hold_id, buyer, taken, nil, sale.now_ms + sale.hold_ms, given.META)
@@ -2358,7 +2421,67 @@ local function accept(key, words)
 end
 
 -------------------------------------------------------------------------------------------------------------
--- 10  Looking at a sale. What is due at the time of looking is shown as expired, whether or not a sweep ran.
+-- 10  Moving a sale to the module. `flashsale sale migrate` does it; docs/managed-redis.md says how.
+--
+-- BEGIN stops every change of the sale, BACK lets it go on here, FINISH rules that out. LAND puts the module's value,
+-- which the caller has made of these keys, in their place. Each run has a token of its own, and a later one takes
+-- over: so of two that work at the same time one fails before it can do harm.
+-------------------------------------------------------------------------------------------------------------
+
+function Move.write(sale, layout, mover, moved_to)
+  sale.layout, sale.mover, sale.moved_to = layout, mover, moved_to
+  redis.call('HSET', sale.key, 'sale', sale_to_store(sale))
+end
+
+function Move.steps.BEGIN(sale, token, words)
+  local moved_to = words:required()
+  words:done()
+  Move.write(sale, sale.layout == Move.MOVED and Move.MOVED or Move.MOVING, token, moved_to)
+  return { sale.layout:upper() }
+end
+
+function Move.check(sale, token)
+  if sale.mover ~= token then
+    misuse('this run does not move the sale (any more): another one has taken over, or it was taken back')
+  end
+end
+
+function Move.steps.BACK(sale, token, words)
+  words:done()
+  Move.check(sale, token)
+  Move.write(sale, LAYOUT, nil, nil)
+  return { 'BACK' }
+end
+
+function Move.steps.FINISH(sale, token, words)
+  words:done()
+  Move.check(sale, token)
+  Move.write(sale, Move.MOVED, token, sale.moved_to)
+  return { 'MOVED' }
+end
+
+-- On the same server: the module's value takes the place of this library's, in one step. The order stream stays.
+function Move.steps.LAND(sale, token, words)
+  local payload = words:required()
+  words:done()
+  Move.check(sale, token)
+  redis.call('RESTORE', sale.key, '0', payload, 'REPLACE')
+  for name in pairs(SUFFIXES) do
+    if name ~= 'orders' then
+      redis.call('UNLINK', sale.keys[name])
+    end
+  end
+  return { 'LANDED' }
+end
+
+function Move.call(key, words)
+  local step = words:required()
+  local run = Move.steps[step:upper()] or misuse('%s is none of BEGIN, BACK, FINISH, LAND', shown(step))
+  return run(open_to_look(key), words:name('token'), words)
+end
+
+-------------------------------------------------------------------------------------------------------------
+-- 11  Looking at a sale. What is due at the time of looking is shown as expired, whether or not a sweep ran.
 -------------------------------------------------------------------------------------------------------------
 
 local function state_of(sale)
@@ -2367,7 +2490,7 @@ local function state_of(sale)
   elseif sale.now_ms < sale.opens_at then
     return 'pending'
   end
-  return sale.paused and 'paused' or 'open'
+  return (sale.paused or sale.mover) and 'paused' or 'open'
 end
 
 -- How many buyers have anything: without those whose last holds are due, if they are not too many.
@@ -2416,11 +2539,11 @@ local function sku_map(sale)
   local map, transfers = {}, transfer_maps(sale)
   for _, name in ipairs(sku_names(sale)) do
     local sku, due = sale:sku(name), sale:due_units(name)
+    local in_vain = Missed.of(sale, name)
     map[name] = { map = {
       stocked = sku.stocked, available = sku.available + due, held = sku.held - due, sold = sku.sold,
       granted = sku.granted, accepted = sku.accepted, limit = sku.limit, version = sku.version,
-      -- A library cannot count what it refuses.
-      missed = 0, missed_last = 0,
+      missed = in_vain.units, missed_last = in_vain.last,
       granted_to = { map = transfers.granted[name] or {} }, accepted_from = { map = transfers.accepted[name] or {} },
     } }
   end
@@ -2429,7 +2552,7 @@ end
 
 local function info(key, words)
   words:done()
-  local sale = open(key)
+  local sale = open_to_look(key)
   local first = redis.call('ZRANGE', sale.keys.due, 0, 0, 'WITHSCORES')
   local earliest = tonumber(first[2])
   local due = redis.call('ZCOUNT', sale.keys.due, '-inf', int(sale.now_ms))
@@ -2442,6 +2565,8 @@ local function info(key, words)
     expiry_lag_ms = earliest and math.max(0, sale.now_ms - earliest) or 0, entries = sale.entry_no,
     -- A library cannot count what it only reads.
     commands = 0,
+    -- Where the sale is going, or has gone; there only then.
+    moved_to = sale.moved_to,
     skus = sku_map(sale),
   } }
 end
@@ -2469,7 +2594,7 @@ end
 local function hold(key, words)
   local id = words:name('id')
   words:done()
-  local sale = open(key)
+  local sale = open_to_look(key)
   local known = sale:known(id)
   return known and hold_map(sale, known) or false
 end
@@ -2477,7 +2602,7 @@ end
 local function buyer(key, words)
   local name = words:name('buyer')
   words:done()
-  local usage = open(key):usage(name, {})
+  local usage = open_to_look(key):usage(name, {})
   return { map = { held = usage.held, sold = usage.sold, holds = usage.holds } }
 end
 
@@ -2490,7 +2615,7 @@ local HOLDS = {
 local function holds(key, words)
   local cursor = words:number('cursor', 0, MAX_CURSOR)
   local given = words:options(HOLDS)
-  local sale = open(key)
+  local sale = open_to_look(key)
   local first = math.min(cursor, sale.slots)
   local last = math.min(sale.slots, first + (given.COUNT or 100))
   local found = {}
@@ -2596,7 +2721,7 @@ end
 
 local function audit(key, words)
   words:done()
-  local sale = open(key)
+  local sale = open_to_look(key)
   local sums = sums_of_holds(sale)
   local differences = {}
   audit_skus(sale, sums, differences)
@@ -2650,19 +2775,17 @@ local function route(name, words)
 end
 
 -------------------------------------------------------------------------------------------------------------
--- 11  The rate limit: the generic cell rate algorithm (ITU-T I.371), with the outcomes of CL.THROTTLE.
+-- 12  The rate limit: the generic cell rate algorithm (ITU-T I.371), with the outcomes of CL.THROTTLE.
 --
 -- The whole state of a limit is one instant: when the bucket would be full again if nobody asked any more. It
 -- is kept in ticks, 2^-32 of a nanosecond, in a string of 32 hex digits that goes away by its own TTL when the
 -- bucket is full. Ticks need more than 53 bits: they are lists of 8 digits to the base 2^16, the lowest first.
 -------------------------------------------------------------------------------------------------------------
 
-local MAX_UNITS = 2 ^ 32
-local MAX_PERIOD_S = 2 ^ 31
 local DIGIT = 65536
 local DIGITS = 8
 
-local Ticks = {}
+local Ticks = { MAX_UNITS = 2 ^ 32, MAX_PERIOD_S = 2 ^ 31, NS_PER_MS = 1000000 }
 
 -- `number` times 2^32.
 function Ticks.shifted(number)
@@ -2744,18 +2867,17 @@ function Ticks.contains(whole, part, most)
   return low
 end
 
-local NS_PER_MS = 1000000
 -- One tick: what `ceiling` rounds up by.
-local ONE_TICK = { 1, 0, 0, 0, 0, 0, 0, 0 }
+Ticks.ONE = { 1, 0, 0, 0, 0, 0, 0, 0 }
 
 function Ticks.of_ms(ms)
-  return Ticks.times(Ticks.shifted(ms), NS_PER_MS)
+  return Ticks.times(Ticks.shifted(ms), Ticks.NS_PER_MS)
 end
 
 -- ticks / divisor, rounded up.
 function Ticks.ceiling(ticks, divisor)
   local quotient, rest = Ticks.divided(ticks, divisor)
-  return rest > 0 and Ticks.sum(quotient, ONE_TICK) or quotient
+  return rest > 0 and Ticks.sum(quotient, Ticks.ONE) or quotient
 end
 
 -- A number that is small enough for Lua.
@@ -2775,7 +2897,7 @@ function Ticks.to_ms(ticks, round_up)
   if round_up then
     of_ms = Ticks.ceiling(Ticks.ceiling(ticks, DIGIT), DIGIT)
   end
-  return Ticks.number((divide(of_ms, NS_PER_MS)))
+  return Ticks.number((divide(of_ms, Ticks.NS_PER_MS)))
 end
 
 -- Whole seconds, the next one if whole milliseconds are left over: what is below is rounding, not waiting.
@@ -2810,10 +2932,10 @@ local function stored_arrival(key)
 end
 
 local function throttle(key, words)
-  local burst = words:number('burst', 0, MAX_UNITS - 1)
-  local count = words:number('count', 1, MAX_UNITS)
-  local period_s = words:number('period', 1, MAX_PERIOD_S)
-  local quantity = words:left() > 0 and words:number('quantity', 0, MAX_UNITS) or 1
+  local burst = words:number('burst', 0, Ticks.MAX_UNITS - 1)
+  local count = words:number('count', 1, Ticks.MAX_UNITS)
+  local period_s = words:number('period', 1, Ticks.MAX_PERIOD_S)
+  local quantity = words:left() > 0 and words:number('quantity', 0, Ticks.MAX_UNITS) or 1
   local interval = Ticks.ceiling(Ticks.of_ms(period_s * 1000), count)
   local bucket = Ticks.times(interval, burst + 1)
   if Ticks.less(Ticks.of_ms(MAX_TIME_MS), bucket) then
@@ -2841,7 +2963,7 @@ local function throttle(key, words)
 end
 
 -------------------------------------------------------------------------------------------------------------
--- 12  The table of functions
+-- 13  The table of functions
 -------------------------------------------------------------------------------------------------------------
 
 -- Whether the server may run a function without memory to spare: nobody who is paying is turned away, and what
@@ -2900,6 +3022,7 @@ define('flash_resume', EVEN_WITHOUT_MEMORY, 0, 0, switch('flash_resume', set_pau
 define('flash_close', EVEN_WITHOUT_MEMORY, 0, 0, switch('flash_close', set_closed))
 define('flash_grant', EVEN_WITHOUT_MEMORY, 4, ANY, grant)
 define('flash_accept', NEEDS_MEMORY, 5, 5, accept)
+define('flash_move', EVEN_WITHOUT_MEMORY, 2, 3, Move.call)
 define('flash_info', READS, 0, 0, info)
 define('flash_hold', READS, 1, 1, hold)
 define('flash_buyer', READS, 1, 1, buyer)

@@ -99,8 +99,8 @@ fn the_module_is_preferred_and_the_library_may_be_asked_for() {
     assert_eq!(reserve(&proxy, "ann", "h1").status, 201);
     assert!(version(&mut redis.client()).contains("Function not found"), "nothing was loaded");
     let proxy = Proxy::builder().redis(&redis).set("redis.backend", "\"functions\"").start();
-    // The library takes the module's key for none of its own.
-    assert_eq!(reserve(&proxy, "ann", "h2").problem(), "no-sale");
+    // The library says that the module has it, and the proxy was told to speak to the library alone.
+    assert_eq!(reserve(&proxy, "ann", "h2").problem(), "redis-down");
     assert!(version(&mut redis.client()).contains("layout"));
 }
 

@@ -4,6 +4,7 @@
 //! prove, and [`differential`], which asks it and the module the same.
 
 mod differential;
+mod naive;
 mod steps;
 
 use flashsale_tests::{AppendFsync, Client, Cluster, RedisServer, RedisServerBuilder, Reply, Server};

@@ -1,5 +1,5 @@
-//! The relay behind the real module: what a sale confirms and takes back is what the shop hears, and sales are found
-//! by themselves.
+//! The relay behind a real sale, the module's or the library's: what it confirms and takes back is what the shop hears,
+//! and sales are found by themselves.
 
 use std::time::Duration;
 
@@ -9,7 +9,25 @@ use serde_json::{Value, json};
 
 use crate::relay_setup::{DemoShop, PATIENCE, Relay, assert_each_once_in_order};
 
-on_every_server!(
+/// Runs each test with the module, and with the library, on every server.
+macro_rules! with_module_and_library {
+    ($($test:ident),+ $(,)?) => {
+        mod with_the_module {
+            $(fn $test(server: super::Server) {
+                super::$test(super::RedisServer::builder(server).module().start());
+            })+
+            super::on_every_server!($($test),+);
+        }
+        mod with_the_library {
+            $(fn $test(server: super::Server) {
+                super::$test(super::RedisServer::builder(server).functions().start());
+            })+
+            super::on_every_server!($($test),+);
+        }
+    };
+}
+
+with_module_and_library!(
     what_the_sale_says_is_what_the_shop_hears,
     a_sale_that_opens_later_is_found,
     reserving_goes_on_because_the_stream_is_trimmed,
@@ -19,8 +37,7 @@ fn relay_of_all_sales(redis: &RedisServer, webhook: &str) -> Relay {
     Relay::builder(redis, webhook).set("relay.sales", "[]").set("relay.discover_ms", "200").start()
 }
 
-fn what_the_sale_says_is_what_the_shop_hears(server: Server) {
-    let redis = RedisServer::builder(server).module().start();
+fn what_the_sale_says_is_what_the_shop_hears(redis: RedisServer) {
     let shop = Shop::start();
     let mut client = redis.client();
     let odd: &[u8] = b"red hat&+=%\xff\0";
@@ -71,8 +88,7 @@ fn order(client: &mut Client, key: &str, number: u32) -> String {
     client.ok(&["FLASH.ORDER", key, &hold, &buyer, "ITEMS", "shirt", "1"]).status()
 }
 
-fn a_sale_that_opens_later_is_found(server: Server) {
-    let redis = RedisServer::builder(server).module().start();
+fn a_sale_that_opens_later_is_found(redis: RedisServer) {
     let shop = DemoShop::start(&["--forget-share", "0.1"]);
     let _relay = relay_of_all_sales(&redis, &shop.webhook());
     let mut client = redis.client();
@@ -96,8 +112,7 @@ fn a_sale_that_opens_later_is_found(server: Server) {
     assert_eq!(client.ok(&["XINFO", "GROUPS", "{private}:orders"]).items().len(), 0);
 }
 
-fn reserving_goes_on_because_the_stream_is_trimmed(server: Server) {
-    let redis = RedisServer::builder(server).module().start();
+fn reserving_goes_on_because_the_stream_is_trimmed(redis: RedisServer) {
     let shop = DemoShop::start(&[]);
     let mut client = redis.client();
     client.ok(&["FLASH.CREATE", "sale:1", "BACKLOG", "20", "ITEMS", "shirt", "1000"]);

@@ -56,6 +56,7 @@ mod relay_orders;
 mod relay_setup;
 mod replication;
 mod sale_cli;
+mod sale_migrate;
 mod server_info_and_config;
 mod several_clusters;
 mod sharded_clients;

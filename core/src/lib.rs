@@ -30,6 +30,7 @@ pub mod gcra;
 pub mod gossip;
 mod heap;
 mod holds;
+pub mod import;
 pub mod memory;
 #[cfg(feature = "model")]
 pub mod model;

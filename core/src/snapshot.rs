@@ -186,6 +186,16 @@ impl Loader {
         Self { in_small_steps: true, ..self }
     }
 
+    /// Goes on with a sale whose holds are still to come.
+    pub(crate) fn of(sale: Sale) -> Self {
+        Self { sale, complete: false, in_small_steps: false, indexed: 0 }
+    }
+
+    /// The sale so far; its holds are not found by their ids yet.
+    pub(crate) fn sale(&self) -> &Sale {
+        &self.sale
+    }
+
     /// Takes the next chunk; the empty one ends the snapshot.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), Malformed> {
         if self.complete {
@@ -252,10 +262,7 @@ impl Loader {
         let time_ms = time_ms.map(|ms| ms as u64).filter(|&ms| ms <= bounds::MAX_TIME_MS + bounds::MAX_HOLD_MS);
         let time_ms = time_ms.ok_or(Malformed("a time is out of range"))?;
         if state == State::Tombstone {
-            let content = NewContent { id, buyer: b"", items: &[], meta: None, reference: None };
-            let slot = sale.holds.append(&NewHold { content, state, time_ms, life_ms: 0 });
-            sale.tombstones.push(&mut sale.holds, slot);
-            return Ok(());
+            return self.store_tombstone(id, time_ms);
         }
         let content =
             Content { buyer: reader.name()?, items: read_known_items(reader, sale)?, id, meta: None, reference: None };
@@ -271,7 +278,17 @@ impl Loader {
         self.store(content, state, (time_ms, life_ms), order_no, extra)
     }
 
-    fn store(
+    /// Takes an id that RELEASE met before RESERVE.
+    pub(crate) fn store_tombstone(&mut self, id: &[u8], time_ms: u64) -> Result<(), Malformed> {
+        let sale = &mut self.sale;
+        let content = NewContent { id, buyer: b"", items: &[], meta: None, reference: None };
+        let slot = sale.holds.append(&NewHold { content, state: State::Tombstone, time_ms, life_ms: 0 });
+        sale.tombstones.push(&mut sale.holds, slot);
+        Ok(())
+    }
+
+    /// Takes a hold; if its id was there already the end of the snapshot is refused.
+    pub(crate) fn store(
         &mut self,
         content: Content<'_>,
         state: State,

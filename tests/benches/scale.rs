@@ -28,6 +28,7 @@ fn main() {
     }
     println!("| what | measured | target |");
     println!("|---|---|---|");
+    beside_the_library();
     growth();
     due_at_once();
     saving_and_loading();
@@ -80,6 +81,20 @@ fn allocated(client: &mut Client) -> i64 {
     std::thread::sleep(Duration::from_millis(300));
     let stats = client.ok(&["MEMORY", "STATS"]);
     stats.get("total.allocated").integer() - stats.get("clients.normal").integer()
+}
+
+/// Memory of a hold of the module and of the library of functions, with the same ids, at as many as a library sells.
+fn beside_the_library() {
+    const HOLDS: usize = 100_000;
+    let builder = || RedisServer::builder(Server::Redis70);
+    for (whose, redis) in [("", builder().module().start()), (" of the Lua library", builder().functions().start())] {
+        let mut client = redis.client();
+        create_sale(&mut client, LONG_HOLD_MS);
+        let before = allocated(&mut client);
+        reserve(&mut client, 0..HOLDS);
+        let taken = (allocated(&mut client) - before) as f64 / HOLDS as f64;
+        row(&format!("memory per live hold{whose} at 100,000, by `used_memory`"), format!("{taken:.1} B"), "");
+    }
 }
 
 /// Memory at a million holds, and the slowest RESERVE up to two million.

@@ -22,9 +22,9 @@ enum Form {
 
 /// The native module.
 pub const MODULE: Implementation =
-    Implementation { name: "module", capabilities: &["block", "count", "throttle", "timer"], form: Form::Module };
+    Implementation { name: "module", capabilities: &["block", "throttle", "timer"], form: Form::Module };
 
-/// The library of Redis Functions. It cannot wait, count what it refuses, and has no timer.
+/// The library of Redis Functions. It cannot wait, and has no timer.
 pub const FUNCTIONS: Implementation =
     Implementation { name: "functions", capabilities: &["throttle"], form: Form::Functions };
 

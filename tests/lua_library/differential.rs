@@ -1,16 +1,22 @@
-//! The module and the library are asked the same, at the same time, and must answer the same.
+//! The module, the library and the naive model are asked the same, at the same time, and must answer the same.
 //!
-//! Each implementation has a server of its own; both servers take their time of day from one clock that stands
-//! still while a batch of commands is sent. So replies are compared as they are, deadlines too. Left out is only
-//! what tells how far the module's timer has swept, or what is made up: see [`Side::comparable`].
+//! Module and library have a server each; both servers take their time of day from one clock that stands still while a
+//! batch of commands is sent, and so does the model, which needs no server. So replies are compared as they are,
+//! deadlines too. Left out is only what tells how far the module's timer has swept, or what is made up: see
+//! [`Names::comparable`].
+//!
+//! A second test moves the library's sale to a module of its own in the middle (`flashsale sale migrate`): it must go on
+//! answering as the one that has been the module's from the beginning.
 
+use super::naive::{MALFORMED, Naive, told_by_both};
 use super::steps::{Episode, Words};
 use super::{functions_server, in_functions};
+use flashsale_tests::cli::flashsale;
 use flashsale_tests::sale::orders_key;
 use flashsale_tests::{Client, Clock, RedisServer, Reply, Server, on_every_server};
 use std::collections::BTreeSet;
 
-on_every_server!(module_and_library_answer_alike);
+on_every_server!(module_library_and_model_answer_alike, a_sale_that_has_moved_answers_as_one_that_stayed);
 
 /// A comparison that never met one of these would say nothing of it.
 const OUTCOMES: [&str; 24] = [
@@ -43,6 +49,8 @@ const OUTCOMES: [&str; 24] = [
 /// How many commands are compared in a usual test run, and in each episode.
 const USUAL_STEPS: u64 = 12_000;
 const EPISODE_STEPS: u64 = 400;
+/// Of how many episodes one is played with a move in its middle: it costs a start of the program.
+const ONE_MOVES_OF: u64 = 5;
 const BATCH: usize = 16;
 
 /// `FLASHSALE_DIFFERENTIAL_STEPS=1000000` compares that many, on each server.
@@ -56,90 +64,143 @@ fn first_seed() -> u64 {
     seed.map_or(1, |seed| seed.parse().expect("FLASHSALE_DIFFERENTIAL_SEED is a number"))
 }
 
-fn module_and_library_answer_alike(server: Server) {
-    let mut clock = Clock::new();
+fn module_library_and_model_answer_alike(server: Server) {
+    let clock = Clock::new();
     let module = RedisServer::builder(server).module().clock(&clock).start();
     let library = functions_server(RedisServer::builder(server).clock(&clock));
-    let mut sides = [Side::new(&module, words_of_module), Side::new(&library, in_functions)];
-    let mut outcomes = BTreeSet::new();
+    let sides = [Side::new(&module, words_of_module), Side::new(&library, in_functions)];
+    let mut table =
+        Table { sides, naive: Some(Naive::new()), names: Names::default(), clock, outcomes: BTreeSet::new() };
     for seed in first_seed()..first_seed() + wanted_steps().div_ceil(EPISODE_STEPS) {
-        if let Err(difference) = play(seed, &mut sides, &mut clock, &mut outcomes) {
-            panic!("episode {seed} (FLASHSALE_DIFFERENTIAL_SEED={seed}) on {}:\n{difference}", server.name());
-        }
+        table.play(seed, server, |_, _| {});
     }
-    let missing: Vec<_> = OUTCOMES.iter().filter(|&&word| !outcomes.contains(word)).collect();
+    let missing: Vec<_> = OUTCOMES.iter().filter(|&&word| !table.outcomes.contains(word)).collect();
     assert!(missing.is_empty(), "never met: {missing:?}");
 }
 
-/// One sale from its beginning; what differs first, and what led to it.
-fn play(seed: u64, sides: &mut [Side; 2], clock: &mut Clock, outcomes: &mut BTreeSet<String>) -> Result<(), String> {
-    let mut episode = Episode::new(seed);
-    let mut history = History { lines: String::new(), outcomes };
-    for side in sides.iter_mut() {
-        side.client.ok(&["FLUSHALL"]);
-        side.made_up.clear();
+fn a_sale_that_has_moved_answers_as_one_that_stayed(server: Server) {
+    let clock = Clock::new();
+    let [module, target] = [(); 2].map(|()| RedisServer::builder(server).module().clock(&clock).start());
+    let library = functions_server(RedisServer::builder(server).clock(&clock));
+    let sides = [Side::new(&module, words_of_module), Side::new(&library, in_functions)];
+    let mut table = Table { sides, naive: None, names: Names::default(), clock, outcomes: BTreeSet::new() };
+    let mut moves = 0;
+    for seed in first_seed()..first_seed() + wanted_steps().div_ceil(EPISODE_STEPS * ONE_MOVES_OF) {
+        target.client().ok(&["FLUSHALL"]);
+        table.sides[1] = Side::new(&library, in_functions);
+        table.play(seed, server, |episode, side| {
+            // A shard whose siblings are nowhere is not moved.
+            if episode.key == "sale{21418}" {
+                return;
+            }
+            let (from, to) = (library.url(), target.url());
+            flashsale(&["sale", "migrate", &episode.key, "--prefix", "", "--redis", &from, "--to", &to]).ok();
+            let names = std::mem::take(&mut side.names);
+            *side = Side { names, ..Side::new(&target, words_of_module) };
+            episode.has_moved();
+            moves += 1;
+        });
     }
-    let create = episode.create(clock.now_ms());
-    compare(&[create], &episode, sides, &mut history, clock)?;
-    for _ in 0..EPISODE_STEPS / BATCH as u64 {
-        clock.advance(episode.pause_ms());
-        if episode.swept {
-            sweep(&episode, sides);
+    assert!(moves > 0, "no sale has moved");
+}
+
+/// Who is asked, and when.
+struct Table {
+    sides: [Side; 2],
+    naive: Option<Naive>,
+    /// Those that the model has made up.
+    names: Names,
+    clock: Clock,
+    /// Every outcome that was met.
+    outcomes: BTreeSet<String>,
+}
+
+impl Table {
+    /// One sale from its beginning; what differs first, and what led to it. In the middle `meanwhile` may do anything to
+    /// the second side.
+    #[track_caller]
+    fn play(&mut self, seed: u64, server: Server, meanwhile: impl FnMut(&mut Episode, &mut Side)) {
+        if let Err(difference) = self.try_play(seed, meanwhile) {
+            panic!("episode {seed} (FLASHSALE_DIFFERENTIAL_SEED={seed}) on {}:\n{difference}", server.name());
         }
-        let batch: Vec<Words> = (0..BATCH).map(|_| episode.step(clock.now_ms())).collect();
-        compare(&batch, &episode, sides, &mut history, clock)?;
     }
-    sweep(&episode, sides);
-    compare(&episode.inspection(), &episode, sides, &mut history, clock)?;
-    compare_streams(&episode, sides).map_err(|problem| format!("{}{problem}", history.lines))
-}
 
-fn sweep(episode: &Episode, sides: &mut [Side; 2]) {
-    for side in sides {
-        let expire = ["EXPIRE".to_owned(), episode.key.clone(), "COUNT".to_owned(), "10000".to_owned()];
-        side.client.ok(&(side.form)(&expire));
+    fn try_play(&mut self, seed: u64, mut meanwhile: impl FnMut(&mut Episode, &mut Side)) -> Result<(), String> {
+        const BATCHES: u64 = EPISODE_STEPS / BATCH as u64;
+        let mut episode = Episode::new(seed);
+        let mut lines = String::new();
+        for side in &mut self.sides {
+            side.client.ok(&["FLUSHALL"]);
+            side.names = Names::default();
+        }
+        self.names = Names::default();
+        let create = episode.create(self.clock.now_ms());
+        self.compare(&[create], &episode, &mut lines)?;
+        for batch in 0..BATCHES {
+            if batch == BATCHES / 2 {
+                meanwhile(&mut episode, &mut self.sides[1]);
+            }
+            self.clock.advance(episode.pause_ms());
+            if episode.swept {
+                self.sweep(&episode);
+            }
+            let batch: Vec<Words> = (0..BATCH).map(|_| episode.step(self.clock.now_ms())).collect();
+            self.compare(&batch, &episode, &mut lines)?;
+        }
+        self.sweep(&episode);
+        self.compare(&episode.inspection(), &episode, &mut lines)?;
+        compare_streams(&episode, &mut self.sides).map_err(|problem| format!("{lines}{problem}"))
     }
-}
 
-/// What has been sent and answered so far.
-struct History<'o> {
-    lines: String,
-    outcomes: &'o mut BTreeSet<String>,
-}
+    fn sweep(&mut self, episode: &Episode) {
+        for side in &mut self.sides {
+            let expire = ["EXPIRE".to_owned(), episode.key.clone(), "COUNT".to_owned(), "10000".to_owned()];
+            side.client.ok(&(side.form)(&expire));
+        }
+        if let Some(naive) = &mut self.naive {
+            naive.sweep(self.clock.now_ms());
+        }
+    }
 
-impl History<'_> {
-    fn add(&mut self, at_ms: u64, words: &Words, reply: &str) {
+    /// Asks all the same; `lines` are what has been sent and answered so far.
+    fn compare(&mut self, batch: &[Words], episode: &Episode, lines: &mut String) -> Result<(), String> {
+        for side in &mut self.sides {
+            let calls: Vec<_> = batch.iter().map(|words| packed((side.form)(words))).collect();
+            side.client.send_all(&calls).map_err(|error| error.to_string())?;
+        }
+        let now_ms = self.clock.now_ms();
+        let mut difference = None;
+        for words in batch {
+            let [module, library] = &mut self.sides;
+            let (one, other) = (module.reply(words)?, library.reply(words)?);
+            if difference.is_some() {
+                continue;
+            }
+            let naive = self.naive.as_mut().and_then(|naive| naive.answer(&packed(words.clone()), now_ms));
+            let naive = naive.filter(|naive| *naive != Reply::Error(MALFORMED.into()) || !one.is_error());
+            // In this order: made-up ids are numbered as they come.
+            let third = naive.map(|naive| {
+                let told = self.sides[0].names.as_told(words, &told_by_both(&one, &naive), episode);
+                (told, self.names.as_told(words, &naive, episode))
+            });
+            let one = self.sides[0].names.as_told(words, &one, episode);
+            let other = self.sides[1].names.as_told(words, &other, episode);
+            self.note(words, &one, lines);
+            if one != other {
+                difference = Some(format!("{lines}the other side answered\n    {other}"));
+            } else if let Some((told, third)) = third.filter(|(told, third)| told != third) {
+                difference = Some(format!("{lines}of which the model knows\n    {told}\nand answered\n    {third}"));
+            }
+        }
+        difference.map_or(Ok(()), Err)
+    }
+
+    fn note(&mut self, words: &Words, reply: &str, lines: &mut String) {
         let shown: Vec<_> = words.iter().map(|word| word.escape_debug().to_string()).collect();
         let outcome = reply.trim_start_matches(['[', '"']).split([' ', ']', '"']).next().unwrap_or_default();
         self.outcomes.insert(outcome.to_owned());
-        self.lines += &format!("{} {}\n    {reply}\n", at_ms % 1_000_000, shown.join(" "));
+        *lines += &format!("{} {}\n    {reply}\n", self.clock.now_ms() % 1_000_000, shown.join(" "));
     }
-}
-
-fn compare(
-    batch: &[Words],
-    episode: &Episode,
-    sides: &mut [Side; 2],
-    history: &mut History<'_>,
-    clock: &Clock,
-) -> Result<(), String> {
-    for side in sides.iter_mut() {
-        let calls: Vec<_> = batch.iter().map(|words| packed((side.form)(words))).collect();
-        side.client.send_all(&calls).map_err(|error| error.to_string())?;
-    }
-    let [module, library] = sides;
-    let mut difference = None;
-    for words in batch {
-        let (one, other) = (module.reply(words, episode)?, library.reply(words, episode)?);
-        if difference.is_some() {
-            continue;
-        }
-        history.add(clock.now_ms(), words, &one);
-        if one != other {
-            difference = Some(format!("{}the library answered\n    {other}", history.lines));
-        }
-    }
-    difference.map_or(Ok(()), Err)
 }
 
 /// The words as bytes; those after PACKED as one MessagePack array: texts, every fourth a number.
@@ -170,7 +231,12 @@ fn packed(words: Words) -> Vec<Vec<u8>> {
 struct Side {
     client: Client,
     form: fn(&[String]) -> Words,
-    /// Ids of its own making, in the order of their first appearance.
+    names: Names,
+}
+
+/// Ids of an implementation's own making, in the order of their first appearance.
+#[derive(Default)]
+struct Names {
     made_up: Vec<Vec<u8>>,
 }
 
@@ -182,17 +248,23 @@ fn words_of_module(words: &[String]) -> Words {
 
 impl Side {
     fn new(redis: &RedisServer, form: fn(&[String]) -> Words) -> Side {
-        Side { client: redis.client().resp3(), form, made_up: Vec::new() }
+        Side { client: redis.client().resp3(), form, names: Names::default() }
     }
 
-    fn reply(&mut self, words: &Words, episode: &Episode) -> Result<String, String> {
-        let reply = self.client.receive().map_err(|error| format!("{}: {error}", words.join(" ")))?;
-        Ok(match words[0].as_str() {
+    fn reply(&mut self, words: &Words) -> Result<Reply, String> {
+        self.client.receive().map_err(|error| format!("{}: {error}", words.join(" ")))
+    }
+}
+
+impl Names {
+    /// What of the answer to a command must be equal.
+    fn as_told(&mut self, words: &Words, reply: &Reply, episode: &Episode) -> String {
+        match words[0].as_str() {
             // The module's timer may have been there before.
             "EXPIRE" if !reply.is_error() => "a number".to_owned(),
-            "HOLDS" if !reply.is_error() && !episode.remembering => self.sorted(&reply, episode),
-            _ => self.comparable(&reply, episode),
-        })
+            "HOLDS" if !reply.is_error() && !episode.remembering => self.sorted(reply, episode),
+            _ => self.comparable(reply, episode),
+        }
     }
 
     /// Holds in one order on either side, without the cursor.
@@ -217,8 +289,9 @@ impl Side {
                     let key = key.text();
                     let is_swept = ["next_deadline", "expiry_lag_ms"].contains(&key.as_str()) && !episode.swept;
                     let is_forgotten = key == "remembered" && !(episode.swept && episode.remembering);
-                    // The library cannot count.
-                    let is_count = ["commands", "missed", "missed_last"].contains(&key.as_str());
+                    // The library cannot count what it only reads; what is missed is counted by each server for itself.
+                    let is_count =
+                        key == "commands" || episode.moved && ["missed", "missed_last"].contains(&key.as_str());
                     if !is_swept && !is_forgotten && !is_count {
                         shown.push(format!("{key}={}", self.comparable(value, episode)));
                     }
@@ -245,7 +318,9 @@ impl Side {
         });
         format!("made-up-{number}")
     }
+}
 
+impl Side {
     /// The entries of the order stream as lines.
     fn stream(&mut self, episode: &Episode) -> Vec<String> {
         let entries = self.client.ok(&["XRANGE", &orders_key(&episode.key), "-", "+"]);
@@ -260,7 +335,8 @@ impl Side {
                 (false, false) => &["available", "held"],
             };
             let pairs = fields.pairs().into_iter().filter(|(name, _)| !uncertain.contains(&name.text().as_str()));
-            let shown: Vec<_> = pairs.map(|(name, value)| (name.text(), self.comparable(value, episode))).collect();
+            let shown: Vec<_> =
+                pairs.map(|(name, value)| (name.text(), self.names.comparable(value, episode))).collect();
             let id = if expired { String::new() } else { entry.at(0).text() };
             lines.push(format!("{} {id} {shown:?}", if expired { "expired" } else { "" }));
         }

@@ -34,13 +34,21 @@ pub struct Episode {
     pub swept: bool,
     /// Ended ids are remembered to the end: so that holds have the same numbers on either side.
     pub remembering: bool,
+    /// One side is another server than in the beginning.
+    pub moved: bool,
 }
 
 impl Episode {
     pub fn new(seed: u64) -> Episode {
         let mut random = StdRng::seed_from_u64(seed);
         let key = ["sale", "sale{7}", "sale{21418}"][random.random_range(0..3)].to_owned();
-        Episode { swept: random.random_ratio(1, 2), remembering: random.random_ratio(1, 2), random, key }
+        Episode { swept: random.random_ratio(1, 2), remembering: random.random_ratio(1, 2), moved: false, random, key }
+    }
+
+    /// One side has moved: it numbers holds anew, and has left rate limits, and what it missed, behind.
+    pub fn has_moved(&mut self) {
+        self.remembering = false;
+        self.moved = true;
     }
 
     fn one_in(&mut self, count: u32) -> bool {
@@ -236,7 +244,7 @@ impl Episode {
         let key = self.key.clone();
         match self.below(10) {
             8 => format!("SHARDS sale {}", 1 + self.below(40)),
-            9 => self.throttle(),
+            9 if !self.moved => self.throttle(),
             0 | 1 => format!("HOLD {key} {}", self.id()),
             2 | 3 => format!("BUYER {key} {}", self.pick(&BUYERS)),
             4 => self.page(),

@@ -104,6 +104,11 @@ impl Model {
         }
     }
 
+    /// What CREATE and ALTER have set.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Carries out a command: expires what is due, then does what the contract says.
     pub fn run(&mut self, command: &Command<'_>, situation: &Situation<'_>) -> Answer {
         let now = self.now(situation.now_ms);

@@ -1,5 +1,6 @@
 //! `flashsale sale`: makes, shows, restocks, stops and checks sales.
 
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{Subcommand, ValueEnum};
@@ -7,9 +8,12 @@ use serde::Serialize;
 
 use super::connect::{Connect, Target, runtime};
 use super::units::{self, shown_duration, shown_time, table};
+use crate::config::{Config, RedisBackend, RedisConfig};
 use crate::operate::create::{self, Plan, Shards, Stock, When};
 use crate::operate::leftovers::Mending;
+use crate::operate::migrate::{Moved, Route};
 use crate::operate::switch::{self, Switch};
+use crate::operate::transfer::Safety;
 use crate::operate::{Book, Deployment, Sale, audit, list, stock};
 
 /// Make, show, restock, stop and check sales.
@@ -56,6 +60,7 @@ enum Action {
         /// Name of the sale
         name: String,
     },
+    Migrate(Migrate),
     /// Prove that no unit was made or lost: FLASH.AUDIT of each shard, and all of them together
     ///
     /// Each server looks at every hold and order of its shards and does nothing else meanwhile: not for the minute of
@@ -132,6 +137,79 @@ struct Change {
     id: Option<String>,
 }
 
+/// Move live sales from the library of functions to the module.
+///
+/// The config, or --redis, names the servers where the library has them, --to those with the module; without --to it is
+/// the same server, into which the module was loaded. Buyers wait while a sale is copied, and nothing is lost: holds,
+/// orders, limits and the order stream go along. Until its last step a move that fails is taken back by itself; one
+/// that was killed is finished by the same words, or taken back by --back. docs/managed-redis.md tells it step by step.
+#[derive(clap::Args)]
+struct Migrate {
+    /// Names of the sales
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// Servers with the module: redis://host:port, several with commas between. Default: where the sales are
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    to: Vec<String>,
+    /// The config of the servers with the module, in place of --to
+    #[arg(long, value_name = "FILE", conflicts_with = "to")]
+    to_config: Option<PathBuf>,
+    /// With --to: user of the servers' access control list
+    #[arg(long, value_name = "USER", default_value = "")]
+    to_user: String,
+    /// With --to: file that holds the password
+    #[arg(long, value_name = "FILE")]
+    to_password_file: Option<PathBuf>,
+    /// With --to: environment variable that holds the password
+    #[arg(long, value_name = "VARIABLE")]
+    to_password_env: Option<String>,
+    /// Take a move back that broke off: the sale sells on where it was
+    #[arg(long)]
+    back: bool,
+}
+
+impl Migrate {
+    async fn run(self, from: &Target, json: bool) -> anyhow::Result<()> {
+        let library = RedisConfig { backend: RedisBackend::Functions, ..from.redis.clone() };
+        let (redis, target_safety) = match &self.to_config {
+            Some(path) => {
+                let config = Config::load(path)?;
+                (config.redis, Safety::of(&config.durability))
+            }
+            None if self.to.is_empty() => (from.redis.clone(), from.safety()),
+            None => {
+                let urls = self.to.clone();
+                let (password_file, password_env) = (self.to_password_file.clone(), self.to_password_env.clone());
+                let username = self.to_user.clone();
+                let redis = RedisConfig { urls, username, password_file, password_env, ..RedisConfig::default() };
+                (redis, from.safety())
+            }
+        };
+        let module = RedisConfig { backend: RedisBackend::Module, ..redis };
+        let route = Route {
+            source: Deployment::open(&library, from.patience()).await?,
+            target: Deployment::open(&module, from.patience()).await?,
+            prefix: from.prefix().to_owned(),
+            source_safety: from.safety(),
+            target_safety,
+        };
+        for name in &self.names {
+            if self.back {
+                route.take_back(name).await?;
+                println!("`{name}` was not moved and sells on where it was");
+                continue;
+            }
+            let moved = route.migrate(name).await?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&moved)?);
+            } else {
+                print!("{}", migrated(&moved));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Runs `flashsale sale`.
 ///
 /// # Errors
@@ -139,6 +217,9 @@ struct Change {
 pub fn run(arguments: Arguments) -> anyhow::Result<()> {
     let target = arguments.connect.target()?;
     runtime()?.block_on(async {
+        if let Action::Migrate(migrate) = arguments.action {
+            return migrate.run(&target, arguments.json).await;
+        }
         let desk = Desk { deployment: target.open().await?, target, json: arguments.json };
         match arguments.action {
             Action::Create(create) => desk.create(create).await,
@@ -149,6 +230,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<()> {
             Action::Resume { name } => desk.switch(&name, Switch::Resume).await,
             Action::Close { name } => desk.close(&name).await,
             Action::Audit { name } => desk.audit(&name).await,
+            Action::Migrate(_) => Ok(()),
         }
     })
 }
@@ -296,6 +378,26 @@ fn list_row(line: &list::Line) -> Vec<String> {
     let numbers = [line.stocked, line.available, line.held, line.sold, line.in_transit, line.orders];
     let words = [line.name.clone(), line.state.clone(), shown_time(line.opens_at), shards];
     words.into_iter().chain(numbers.map(|number| number.to_string())).collect()
+}
+
+/// A move for people.
+fn migrated(moved: &Moved) -> String {
+    let Moved { was_there, in_place, work, book } = moved;
+    let to = if *in_place { "the module on the same server" } else { "the target" };
+    let what = if *was_there {
+        format!("`{}` is at {to} already\n", book.name)
+    } else {
+        format!(
+            "`{}` was moved to {to}: {} holds, orders and remembered ids, {} entries of its order stream; it stood still for \
+             {} ms\n",
+            book.name, work.records, work.entries, work.pause_ms
+        )
+    };
+    let next = match in_place {
+        true => "its audit is clean; proxies with `backend = \"auto\"` find it by themselves\n",
+        false => "its audit is clean; now point the proxies there, then remove the old keys (docs/managed-redis.md)\n",
+    };
+    what + next + "\n" + &stock_table(book)
 }
 
 /// A sale for people.

@@ -139,7 +139,7 @@ impl Sale {
 }
 
 /// The keys that shard 0 may have, for all numbers of shards: few, for many numbers share one.
-fn first_shard_keys(base: &[u8]) -> Vec<Vec<u8>> {
+pub(super) fn first_shard_keys(base: &[u8]) -> Vec<Vec<u8>> {
     let mut keys: Vec<Vec<u8>> = Vec::new();
     let mut before = u32::MAX;
     for shards in 2..=MAX_SHARDS {
@@ -153,7 +153,7 @@ fn first_shard_keys(base: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// Those of the keys (of shards 0) that are there.
-async fn existing(deployment: &Deployment, keys: Vec<Vec<u8>>) -> anyhow::Result<Vec<Vec<u8>>> {
+pub(super) async fn existing(deployment: &Deployment, keys: Vec<Vec<u8>>) -> anyhow::Result<Vec<Vec<u8>>> {
     let topology = deployment.topology().await?;
     let mut by_server: BTreeMap<u64, Vec<Vec<u8>>> = BTreeMap::new();
     for key in keys {

@@ -83,7 +83,7 @@ pub async fn finish(
 
 /// WAIT counts the replicas that have the latest write of the same connection. A grant that moves nothing is written,
 /// too: so it stands for whatever was granted before, by whomever.
-fn with_wait(grant: Cmd, safety: Safety) -> Vec<Cmd> {
+pub(super) fn with_wait(grant: Cmd, safety: Safety) -> Vec<Cmd> {
     let mut commands = vec![grant];
     if safety.replicas > 0 {
         let mut wait = redis::cmd("WAIT");

@@ -107,6 +107,25 @@ async fn ensure_library(connection: &mut MultiplexedConnection) -> anyhow::Resul
     Ok(())
 }
 
+/// Replaces the library on a server if it is older than this program's. One that is not there is not loaded.
+///
+/// # Errors
+/// It cannot be replaced, or has another layout of its data.
+pub async fn update_library(connection: &mut MultiplexedConnection) -> anyhow::Result<()> {
+    let there = version_there(connection).await.context("the library's version cannot be asked")?;
+    let Some(there) = there else { return Ok(()) };
+    match step(Some(there), ours()?) {
+        Step::Replace => {
+            let mut load = redis::cmd("FUNCTION");
+            load.arg("LOAD").arg("REPLACE").arg(LIBRARY).exec_async(connection).await.context(
+                "the library there is older than this program's and cannot be replaced: load lua/flashsale.lua by hand",
+            )
+        }
+        Step::KeepForeign => bail!("the library there lays its data out in another way than this program knows"),
+        Step::Load | Step::Keep => Ok(()),
+    }
+}
+
 /// The version on the server; `None`: there is no library.
 async fn version_there(connection: &mut MultiplexedConnection) -> anyhow::Result<Option<Version>> {
     match redis::cmd("FCALL_RO").arg("flash_version").arg(0).query_async::<String>(connection).await {

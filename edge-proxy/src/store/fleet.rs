@@ -358,8 +358,9 @@ impl Fleet {
             return;
         };
         let detail = error.details().unwrap_or_default();
-        if error.code() == "ERR" && (detail.starts_with("unknown command") || detail.starts_with("Function not found"))
-        {
+        let unknown = detail.starts_with("unknown command") || detail.starts_with("Function not found");
+        let moved = error.code() == "TRYAGAIN" && detail.starts_with("the sale lives in the module now");
+        if error.code() == "ERR" && unknown || moved {
             self.discovery.forget_backends();
             self.look_again();
         } else if matches!(error.code(), "READONLY" | "CLUSTERDOWN" | "MASTERDOWN") {

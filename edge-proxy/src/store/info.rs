@@ -53,7 +53,7 @@ pub struct SkuInfo {
     pub accepted: u64,
     pub limit: u64,
     pub version: u64,
-    /// Units asked for in vain here, and of the latest such request; 0 from the library.
+    /// Units asked for in vain here, and of the latest such request.
     pub missed: u64,
     pub missed_last: u64,
     /// By the other shard: all units ever sent there.

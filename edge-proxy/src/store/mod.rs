@@ -7,7 +7,7 @@
 //! together, [`commit`] groups writes that must reach replicas. [`current`] is the deployment of the moment.
 
 pub mod answer;
-mod backend;
+pub mod backend;
 mod breaker;
 pub mod command;
 mod commit;
