@@ -79,7 +79,7 @@ nightly)
     step "tests, long"
     # Read by the property tests: how many times the usual number of random cases.
     export FLASHSALE_CASES_FACTOR=${FLASHSALE_CASES_FACTOR:-50}
-    # How many commands the module and the Lua library are both asked, on each server.
+    # How many commands the module, the Lua library and the naive model are asked, on each server.
     export FLASHSALE_DIFFERENTIAL_STEPS=${FLASHSALE_DIFFERENTIAL_STEPS:-1000000}
     if [ $runner = nextest ]; then
         exec cargo nextest run --workspace --locked --no-fail-fast --profile nightly --run-ignored all

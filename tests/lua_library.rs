@@ -27,17 +27,10 @@ on_every_server!(
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn library() -> Vec<u8> {
-    let path = artifacts::project().join("lua/flashsale.lua");
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
 /// Starts a server with the library.
 #[track_caller]
 fn functions_server(builder: RedisServerBuilder) -> RedisServer {
-    let redis = builder.start();
-    redis.client().ok(&[b"FUNCTION".as_slice(), b"LOAD", &library()]);
-    redis
+    builder.functions().start()
 }
 
 /// `["RESERVE", "sale", ...]` as a call of the library.
@@ -325,10 +318,10 @@ fn a_newer_library_goes_on_with_the_sale(server: Server) {
     let (_redis, mut client) = sale(server);
     assert_eq!(client.says("ORDER sale:1 o1 ann ITEMS blue 1"), "[CONFIRMED o1 1]");
     let version = client.ok(&["FCALL_RO", "flash_version", "0"]).text();
-    let text = String::from_utf8(library()).expect("the library is UTF-8");
+    let text = String::from_utf8(artifacts::library()).expect("the library is UTF-8");
     let line = text.lines().find(|line| line.starts_with("local VERSION")).expect("a version");
     assert_eq!(version.split(' ').next(), line.split('\'').nth(1), "{version}");
-    client.ok(&[b"FUNCTION".as_slice(), b"LOAD", b"REPLACE", &library()]);
+    client.ok(&[b"FUNCTION".as_slice(), b"LOAD", b"REPLACE", &artifacts::library()]);
     assert_eq!(client.says("ORDER sale:1 o2 ann ITEMS blue 1"), "[CONFIRMED o2 2]");
     assert_audit_is_clean(&mut client, "sale:1");
 }
@@ -336,7 +329,7 @@ fn a_newer_library_goes_on_with_the_sale(server: Server) {
 fn a_sharded_sale_lives_in_a_cluster(server: Server) {
     let mut cluster = Cluster::builder(server).replicas_each(0).start();
     for node in cluster.primaries() {
-        node.client().ok(&[b"FUNCTION".as_slice(), b"LOAD", &library()]);
+        node.client().ok(&[b"FUNCTION".as_slice(), b"LOAD", &artifacts::library()]);
     }
     let keys = cluster.primaries()[0].client().flash("SHARDS sale 3");
     let keys: Vec<String> = keys.items().iter().map(|key| key.text()).collect();

@@ -8,9 +8,9 @@
 //! A second test moves the library's sale to a module of its own in the middle (`flashsale sale migrate`): it must go on
 //! answering as the one that has been the module's from the beginning.
 
+use super::functions_server;
 use super::naive::{MALFORMED, Naive, told_by_both};
 use super::steps::{Episode, Words};
-use super::{functions_server, in_functions};
 use flashsale_tests::cli::flashsale;
 use flashsale_tests::sale::orders_key;
 use flashsale_tests::{Client, Clock, RedisServer, Reply, Server, on_every_server};
@@ -68,7 +68,7 @@ fn module_library_and_model_answer_alike(server: Server) {
     let clock = Clock::new();
     let module = RedisServer::builder(server).module().clock(&clock).start();
     let library = functions_server(RedisServer::builder(server).clock(&clock));
-    let sides = [Side::new(&module, words_of_module), Side::new(&library, in_functions)];
+    let sides = [Side::new(&module), Side::new(&library)];
     let mut table =
         Table { sides, naive: Some(Naive::new()), names: Names::default(), clock, outcomes: BTreeSet::new() };
     for seed in first_seed()..first_seed() + wanted_steps().div_ceil(EPISODE_STEPS) {
@@ -82,12 +82,12 @@ fn a_sale_that_has_moved_answers_as_one_that_stayed(server: Server) {
     let clock = Clock::new();
     let [module, target] = [(); 2].map(|()| RedisServer::builder(server).module().clock(&clock).start());
     let library = functions_server(RedisServer::builder(server).clock(&clock));
-    let sides = [Side::new(&module, words_of_module), Side::new(&library, in_functions)];
+    let sides = [Side::new(&module), Side::new(&library)];
     let mut table = Table { sides, naive: None, names: Names::default(), clock, outcomes: BTreeSet::new() };
     let mut moves = 0;
     for seed in first_seed()..first_seed() + wanted_steps().div_ceil(EPISODE_STEPS * ONE_MOVES_OF) {
         target.client().ok(&["FLUSHALL"]);
-        table.sides[1] = Side::new(&library, in_functions);
+        table.sides[1] = Side::new(&library);
         table.play(seed, server, |episode, side| {
             // A shard whose siblings are nowhere is not moved.
             if episode.key == "sale{21418}" {
@@ -96,7 +96,7 @@ fn a_sale_that_has_moved_answers_as_one_that_stayed(server: Server) {
             let (from, to) = (library.url(), target.url());
             flashsale(&["sale", "migrate", &episode.key, "--prefix", "", "--redis", &from, "--to", &to]).ok();
             let names = std::mem::take(&mut side.names);
-            *side = Side { names, ..Side::new(&target, words_of_module) };
+            *side = Side { names, ..Side::new(&target) };
             episode.has_moved();
             moves += 1;
         });
@@ -154,8 +154,7 @@ impl Table {
 
     fn sweep(&mut self, episode: &Episode) {
         for side in &mut self.sides {
-            let expire = ["EXPIRE".to_owned(), episode.key.clone(), "COUNT".to_owned(), "10000".to_owned()];
-            side.client.ok(&(side.form)(&expire));
+            side.client.ok(&["FLASH.EXPIRE", &episode.key, "COUNT", "10000"]);
         }
         if let Some(naive) = &mut self.naive {
             naive.sweep(self.clock.now_ms());
@@ -165,7 +164,7 @@ impl Table {
     /// Asks all the same; `lines` are what has been sent and answered so far.
     fn compare(&mut self, batch: &[Words], episode: &Episode, lines: &mut String) -> Result<(), String> {
         for side in &mut self.sides {
-            let calls: Vec<_> = batch.iter().map(|words| packed((side.form)(words))).collect();
+            let calls: Vec<_> = batch.iter().map(|words| packed(of_module(words))).collect();
             side.client.send_all(&calls).map_err(|error| error.to_string())?;
         }
         let now_ms = self.clock.now_ms();
@@ -230,7 +229,6 @@ fn packed(words: Words) -> Vec<Vec<u8>> {
 /// One implementation.
 struct Side {
     client: Client,
-    form: fn(&[String]) -> Words,
     names: Names,
 }
 
@@ -240,15 +238,16 @@ struct Names {
     made_up: Vec<Vec<u8>>,
 }
 
-fn words_of_module(words: &[String]) -> Words {
+/// As the module calls the command; the client of a server with the library says it in the library's words.
+fn of_module(words: &[String]) -> Words {
     let mut words = words.to_vec();
     words[0] = format!("FLASH.{}", words[0]);
     words
 }
 
 impl Side {
-    fn new(redis: &RedisServer, form: fn(&[String]) -> Words) -> Side {
-        Side { client: redis.client().resp3(), form, names: Names::default() }
+    fn new(redis: &RedisServer) -> Side {
+        Side { client: redis.client().resp3(), names: Names::default() }
     }
 
     fn reply(&mut self, words: &Words) -> Result<Reply, String> {
