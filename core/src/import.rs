@@ -368,7 +368,8 @@ mod tests {
         import.push(&KeptHold { items: vec![(1, 8)], ..hold(b"many", KeptState::Held) }).unwrap();
         assert!(import.finish().is_err(), "more is held than there is");
         let mut import = Import::new(&sale(), [1, 2]).unwrap();
-        [1, 2].map(|_| import.push(&hold(b"h", KeptState::Held)).unwrap());
+        import.push(&hold(b"h", KeptState::Held)).unwrap();
+        import.push(&hold(b"h", KeptState::Held)).unwrap();
         assert!(import.finish().is_err(), "the same id");
         let transfers = vec![KeptTransfer { sku: 0, other: 0, granted: 1, accepted: 0 }];
         assert!(Import::new(&KeptSale { transfers, ..sale() }, [1, 2]).is_err());

@@ -284,6 +284,10 @@ impl Episode {
             _ if at < words.len() => words[at] = self.pick(&NASTY),
             _ => words.push(self.pick(&NASTY)),
         }
+        if let Some(packed) = words.iter().position(|word| word == "PACKED") {
+            // As above: no ids of either side's own making in packed answers.
+            words[packed..].iter_mut().filter(|word| *word == "*").for_each(|word| *word = "x".to_owned());
+        }
         words
     }
 
