@@ -30,17 +30,25 @@ mod tests {
         operations.collect()
     }
 
-    /// Status and word of every problem that an operation names.
-    fn problems(document: &Value, operation: &Value) -> Vec<(u16, String)> {
-        let responses = operation["responses"].as_object().unwrap();
-        let mut problems = Vec::new();
-        for (status, response) in responses {
+    /// The responses of an operation by status, references followed.
+    fn responses<'a>(document: &'a Value, operation: &'a Value) -> Vec<(u16, &'a Value)> {
+        let responses = operation["responses"].as_object().unwrap().iter();
+        let responses = responses.map(|(status, response)| {
             let reference = response["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
             let response = reference.map_or(response, |pointer| document.pointer(pointer).unwrap());
+            (status.parse().unwrap(), response)
+        });
+        responses.collect()
+    }
+
+    /// Status and word of every problem that an operation names.
+    fn problems(document: &Value, operation: &Value) -> Vec<(u16, String)> {
+        let mut problems = Vec::new();
+        for (status, response) in responses(document, operation) {
             let types = &response["content"]["application/problem+json"]["schema"]["allOf"][1]["properties"]["type"];
             for kind in types["enum"].as_array().into_iter().flatten() {
                 let word = kind.as_str().unwrap().strip_prefix(TYPE_PREFIX).unwrap();
-                problems.push((status.parse().unwrap(), word.to_owned()));
+                problems.push((status, word.to_owned()));
             }
         }
         problems
@@ -62,6 +70,23 @@ mod tests {
                 // A config choice.
                 let known = row.status == status || (word == "not-open" && status == 403);
                 assert!(known, "{name}: {word} is {} and not {status}", row.status);
+            }
+        }
+    }
+
+    #[test]
+    fn it_says_where_waiting_helps() {
+        let document = document();
+        for (name, operation) in operations(&document) {
+            for (status, response) in responses(&document, &operation) {
+                let types =
+                    &response["content"]["application/problem+json"]["schema"]["allOf"][1]["properties"]["type"];
+                let words = types["enum"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                let helps = words
+                    .filter_map(|word| word.strip_prefix(TYPE_PREFIX))
+                    .any(|word| TABLE.iter().any(|row| row.word == word && row.retry_after_s.is_some()));
+                let told = response["headers"].get("Retry-After").is_some();
+                assert_eq!(helps, told, "Retry-After of {name} {status}");
             }
         }
     }
