@@ -28,5 +28,8 @@ if [ "$what" = edge ]; then
 fi
 
 echo "machine: $(nproc) cores, $(sed -n 's/^model name\s*: //p' /proc/cpuinfo | head -n1), $(date -u +%F), commit $(git rev-parse --short HEAD 2>/dev/null || echo '?')"
+if [ "$what" = scale ]; then
+    cargo bench --locked -p flashsale-core --bench steps
+fi
 # The client is built as the tests are; only what it measures is optimised to the end.
 cargo bench --profile dev --locked -p flashsale-tests --bench "$what"

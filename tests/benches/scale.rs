@@ -1,5 +1,5 @@
-//! What a big sale costs: memory of a hold, the slowest command while a sale grows, a million holds that fall
-//! due at one instant, saving and loading. `make bench` runs it after the commands, `scripts/bench.sh scale` alone.
+//! What a big sale costs: memory of a hold, a million holds that fall due at one instant, saving and loading.
+//! `make bench` runs it after the commands, `scripts/bench.sh scale` alone.
 //!
 //! Nothing is asserted about time: whatever else runs on the machine only adds to it. So what can be repeated is
 //! measured several times, and each time is shown.
@@ -18,8 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LONG_HOLD_MS: u64 = 3_600_000;
 /// Commands on their way at a time.
 const PIPELINE: usize = 100;
-/// Commands whose CPU time is measured at once: few, so that a slow one stands out.
-const BATCH: usize = 20;
 
 fn main() {
     // `cargo test --benches` asks for a listing; there is nothing to list.
@@ -29,7 +27,7 @@ fn main() {
     println!("| what | measured | target |");
     println!("|---|---|---|");
     beside_the_library();
-    growth();
+    memory();
     due_at_once();
     saving_and_loading();
 }
@@ -97,26 +95,18 @@ fn beside_the_library() {
     }
 }
 
-/// Memory at a million holds, and the slowest RESERVE up to two million.
-fn growth() {
-    for run in 1..=RUNS {
-        let redis = RedisServer::builder(Server::Redis70).module().start();
-        let mut client = redis.client();
-        create_sale(&mut client, LONG_HOLD_MS);
-        let before = allocated(&mut client);
-        let (first, first_above) = dearest_excess_ms(&redis, &mut client, 0..MILLION);
-        if run == 1 {
-            let per_hold = |bytes: i64| format!("{:.1} B", bytes as f64 / MILLION as f64);
-            let taken = allocated(&mut client) - before;
-            let told = client.ok(&["MEMORY", "USAGE", "sale", "SAMPLES", "0"]).integer();
-            row("memory per live hold at 1 million, by `used_memory`", per_hold(taken), "100 B");
-            row("the same, by `MEMORY USAGE`", per_hold(told), "100 B");
-        }
-        let (second, second_above) = dearest_excess_ms(&redis, &mut client, MILLION..2 * MILLION);
-        let (dearest, above) = (first.max(second), first_above + second_above);
-        let measured = format!("{dearest:.2} ms ({above} of {} batches above 0.5 ms)", 2 * MILLION / BATCH);
-        row(&format!("slowest RESERVE while growing to 2 million, CPU, run {run}"), measured, "0.5 ms");
-    }
+/// Memory at a million holds.
+fn memory() {
+    let redis = RedisServer::builder(Server::Redis70).module().start();
+    let mut client = redis.client();
+    create_sale(&mut client, LONG_HOLD_MS);
+    let before = allocated(&mut client);
+    reserve(&mut client, 0..MILLION);
+    let per_hold = |bytes: i64| format!("{:.1} B", bytes as f64 / MILLION as f64);
+    let taken = allocated(&mut client) - before;
+    let told = client.ok(&["MEMORY", "USAGE", "sale", "SAMPLES", "0"]).integer();
+    row("memory per live hold at 1 million, by `used_memory`", per_hold(taken), "100 B");
+    row("the same, by `MEMORY USAGE`", per_hold(told), "100 B");
 }
 
 /// The CPU time that a server has taken so far, in ms. Other than the time that goes by, and so the slow log, it
@@ -126,22 +116,6 @@ fn cpu_ms(redis: &RedisServer) -> f64 {
     let stat = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let ns: f64 = stat.split(' ').next().and_then(|ns| ns.parse().ok()).expect("the first field is CPU time");
     ns / 1e6
-}
-
-/// Grows the sale a few commands at a time. Tells by how much the dearest batch exceeds the mean one: no single
-/// command took longer.
-fn dearest_excess_ms(redis: &RedisServer, client: &mut Client, numbers: std::ops::Range<usize>) -> (f64, usize) {
-    let mut batches = Vec::with_capacity(numbers.len() / BATCH);
-    let mut before = cpu_ms(redis);
-    for start in numbers.step_by(BATCH) {
-        reserve(client, start..start + BATCH);
-        let after = cpu_ms(redis);
-        batches.push(after - before);
-        before = after;
-    }
-    let mean = batches.iter().sum::<f64>() / batches.len() as f64;
-    let above = batches.iter().filter(|ms| **ms - mean > 0.5).count();
-    (batches.iter().fold(0.0_f64, |most, ms| most.max(*ms)) - mean, above)
 }
 
 /// Saving and loading a million holds beside a hash whose million fields have the same bytes.
@@ -214,7 +188,7 @@ fn due_at_once() {
     }
 }
 
-/// With no other client: the time, and the CPU time of one tick of the timer.
+/// With no other client: the time, and the CPU time of the server.
 fn quiet_end() {
     let (redis, due_ms) = million_due_at_once();
     let mut client = redis.client();
@@ -222,14 +196,8 @@ fn quiet_end() {
     let before = cpu_ms(&redis);
     let ended_ms = wait_until_ended(&mut client, due_ms);
     let cpu = cpu_ms(&redis) - before;
-    let per_tick = client.ok(&["CONFIG", "GET", "flashsale.sweep-holds-per-tick"]).at(1).integer();
-    let tick = cpu / (MILLION as f64 / per_tick as f64);
     row("1 million due at once: all ended after", format!("{ended_ms} ms"), "2 s");
-    row(
-        &format!("CPU of the server meanwhile, and per tick of {per_tick}"),
-        format!("{cpu:.0} ms, {tick:.2} ms"),
-        "1 ms",
-    );
+    row("CPU of the server meanwhile", format!("{cpu:.0} ms"), "");
 }
 
 /// Tells how many ms after the deadline the last hold was ended.
