@@ -20,14 +20,7 @@ impl Sale {
             return Ok(self.order_again(slot, id, order));
         }
         let request = Request { buyer: order.buyer, items: &order.items, up_to: false, replaced: None };
-        let refusal = self.refuse_place_and_time(order.buyer, situation).or_else(|| self.refuse_backlog(situation));
-        if let Some(refusal) = refusal {
-            return Ok(Decision::nothing(refusal));
-        }
-        if self.holds.is_full() {
-            return Err(Misuse::SaleFull);
-        }
-        Ok(match self.take(&request, situation) {
+        Ok(match self.admit(&request, None, situation)? {
             Err(refusal) => Decision::nothing(refusal),
             Ok(items) => Decision {
                 outcome: Outcome::Confirmed { id: Cow::Borrowed(id), order_no: self.next_order_no(1) },

@@ -87,9 +87,26 @@ impl Sale {
             Err(outcome) => return Ok(Err(outcome)),
         };
         let request = Request { buyer: reserve.buyer, items: &reserve.items, up_to: reserve.up_to, replaced };
+        Ok(self.admit(&request, reserve.not_after, situation)?.map(|items| Taking {
+            id,
+            place,
+            items,
+            deadline: now_ms + life_ms,
+            replaces: request.replaced.is_some(),
+        }))
+    }
+
+    /// What RESERVE and ORDER check of an id that is not known: place, time and backlog, then limits and units.
+    #[inline]
+    pub(super) fn admit<'a>(
+        &self,
+        request: &Request<'_, 'a>,
+        not_after: Option<u64>,
+        situation: &Situation<'_>,
+    ) -> Result<Result<IndexedItems, Outcome<'a>>, Misuse> {
         let refusal = self
-            .refuse_place_and_time(reserve.buyer, situation)
-            .or_else(|| reserve.not_after.filter(|&latest| now_ms > latest).map(|_| Outcome::TooLate))
+            .refuse_place_and_time(request.buyer, situation)
+            .or_else(|| not_after.filter(|&latest| situation.now_ms > latest).map(|_| Outcome::TooLate))
             .or_else(|| self.refuse_backlog(situation));
         if let Some(refusal) = refusal {
             return Ok(Err(refusal));
@@ -97,13 +114,7 @@ impl Sale {
         if self.holds.is_full() {
             return Err(Misuse::SaleFull);
         }
-        Ok(self.take(&request, situation).map(|items| Taking {
-            id,
-            place,
-            items,
-            deadline: now_ms + life_ms,
-            replaces: request.replaced.is_some(),
-        }))
+        Ok(self.take(request, situation))
     }
 
     /// Carries out a request that its own words tell: decides it and applies it in one go, for it is the one that
