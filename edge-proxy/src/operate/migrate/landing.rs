@@ -143,22 +143,35 @@ impl<'a> Landing<'a> {
         self.script(&[GUARD, LAND].concat(), &[token.as_bytes()])
     }
 
-    /// Copies orders that somebody has still to read, with their ids, the groups that read them, and letters that could
-    /// not be delivered. How many entries that were.
+    /// Copies orders that somebody has still to read, with their ids, while the source goes on. Up to which, and how
+    /// many that were.
     ///
     /// # Errors
     /// A server does not answer.
-    pub async fn copy_streams(&self, source: &Deployment, token: &str) -> anyhow::Result<usize> {
+    pub async fn copy_ahead(&self, source: &Deployment, token: &str) -> anyhow::Result<Ahead> {
+        let orders = &self.keys[3];
+        match StreamState::read(source, self.place, orders).await? {
+            Some(state) => self.copy(source, token, "orders", orders, state.first_needed()).await,
+            None => Ok(Ahead { entries: 0, from: "-".to_owned() }),
+        }
+    }
+
+    /// Copies what came since, the groups that read the stream, and letters that could not be delivered. How many entries
+    /// that were.
+    ///
+    /// # Errors
+    /// A server does not answer.
+    pub async fn copy_rest(&self, source: &Deployment, token: &str, ahead: Ahead) -> anyhow::Result<usize> {
         let (orders, dead) = (&self.keys[3], &self.keys[4]);
         let mut copied = 0;
         if let Some(state) = StreamState::read(source, self.place, orders).await? {
-            copied += self.copy(source, token, "orders", orders, &state.first_needed()).await?;
+            copied += self.copy(source, token, "orders", orders, ahead.from).await?.entries;
             let mut words: Vec<&[u8]> = vec![token.as_bytes(), &state.last_id];
             let groups: Vec<_> = state.groups.iter().map(|group| (&group.name, shown(group.done))).collect();
             groups.iter().for_each(|(name, done)| words.extend([&name[..], done.as_bytes()]));
             self.run_guarded(GROUPS, &words).await?;
         }
-        copied += self.copy(source, token, "dead", dead, "-").await?;
+        copied += self.copy(source, token, "dead", dead, "-".to_owned()).await?.entries;
         Ok(copied)
     }
 
@@ -168,9 +181,9 @@ impl<'a> Landing<'a> {
         token: &str,
         which: &str,
         key: &[u8],
-        first: &str,
-    ) -> anyhow::Result<usize> {
-        let (mut copied, mut from) = (0, first.to_owned());
+        mut from: String,
+    ) -> anyhow::Result<Ahead> {
+        let mut copied = 0;
         loop {
             let mut range = command("XRANGE", &[key, from.as_bytes(), b"+"]);
             let Value::Array(page) = source.ask(self.place, range.arg("COUNT").arg(PAGE)).await? else {
@@ -191,10 +204,17 @@ impl<'a> Landing<'a> {
                 copied += count;
             }
             if count < PAGE {
-                return Ok(copied);
+                return Ok(Ahead { entries: copied, from });
             }
         }
     }
+}
+
+/// How far a stream was copied.
+pub struct Ahead {
+    pub entries: usize,
+    /// Where to go on, as `XRANGE` takes it.
+    from: String,
 }
 
 /// The two parts of a stream id.

@@ -85,8 +85,6 @@ pub async fn read(source: &Deployment, place: Place<'_>) -> anyhow::Result<Copie
     let mut import = Import::new(&kept, [rand::random(), rand::random()])?;
     let records = read_holds(source, place, &keys.named("holds"), &indexes, &mut import).await?;
     let sale = import.finish()?;
-    let differences = sale.audit();
-    ensure!(differences.is_empty(), "what was read does not add up: {}", differences.join("; "));
     let found = sale.counted();
     ensure!(found == counted, "the library has counted {counted:?}, and its holds are {found:?}: see flash_audit");
     Ok(Copied { sale, records })

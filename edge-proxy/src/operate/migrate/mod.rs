@@ -4,7 +4,7 @@
 //!
 //! 1. *Begin*: the library changes the sale no more. From here on buyers wait.
 //! 2. *Copy*: the sale is read, counted anew and compared with the library's own counters; the other server is shown
-//!    that it can load it; orders that nobody has read yet go along.
+//!    that it can load it; orders that nobody has read yet go along, most of them before step 1.
 //! 3. *Finish*: the library will never change it again. Until here the move may be taken back.
 //! 4. *Land*: the module's value appears in its key, whole, in one step. On the same server this is one with step 3.
 //!
@@ -245,8 +245,7 @@ impl Route {
 
     async fn move_parts(&self, name: &str, parts: &[&Part<'_>], whole: bool) -> anyhow::Result<Work> {
         let token = token();
-        let began = Instant::now();
-        let (records, entries) = match self.copy_parts(parts, &token).await {
+        let (began, records, entries) = match self.copy_parts(parts, &token).await {
             Ok(copied) => copied,
             Err(error) => return Err(self.give_up(name, parts, whole, &token, error).await),
         };
@@ -259,14 +258,20 @@ impl Route {
         Ok(Work { records, entries, pause_ms: began.elapsed().as_millis() as u64 })
     }
 
-    /// Stops the sale and copies it. On the same server it lands by that.
-    async fn copy_parts(&self, parts: &[&Part<'_>], token: &str) -> anyhow::Result<(usize, usize)> {
+    /// Stops the sale and copies it. On the same server it lands by that. When it was stopped, how many records and how
+    /// many entries there were.
+    async fn copy_parts(&self, parts: &[&Part<'_>], token: &str) -> anyhow::Result<(Instant, usize, usize)> {
+        let mut aheads = Vec::new();
         for part in parts.iter().filter(|part| !part.in_place) {
             part.landing.prepare(token).await?;
+            aheads.push(part.landing.copy_ahead(&self.source, token).await?);
         }
+        let mut entries = aheads.iter().map(|ahead| ahead.entries).sum();
+        let mut aheads = aheads.into_iter();
+        let began = Instant::now();
         try_join_all(parts.iter().map(|part| self.begin(part, token))).await?;
         let mut payloads = Vec::with_capacity(parts.len());
-        let (mut records, mut entries) = (0, 0);
+        let mut records = 0;
         for part in parts {
             let copied = library::read(&self.source, part.place).await.with_context(|| part.key.clone())?;
             records += copied.records;
@@ -276,12 +281,12 @@ impl Route {
             if part.in_place {
                 let mut land = self.move_command(part, "LAND", token);
                 promise(&self.source, part.place, land.arg(&payload[..]).clone(), self.source_safety).await?;
-            } else {
+            } else if let Some(ahead) = aheads.next() {
                 part.landing.rehearse(token, payload).await?;
-                entries += part.landing.copy_streams(&self.source, token).await?;
+                entries += part.landing.copy_rest(&self.source, token, ahead).await?;
             }
         }
-        Ok((records, entries))
+        Ok((began, records, entries))
     }
 
     /// After a failure before the end: takes everything back if nothing has landed.
