@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use flashsale_tests::cli::flashsale;
 use flashsale_tests::process::Process;
-use flashsale_tests::{AppendFsync, Client, Proxy, RedisServer, Server, artifacts, on_every_server, wait_until};
+use flashsale_tests::{
+    AppendFsync, Client, Proxy, RedisServer, RedisServerBuilder, artifacts, wait_until, with_module_and_library,
+};
 
-on_every_server!(
+with_module_and_library!(
     all_units_are_sold_in_one_shard,
     proxies_do_it_by_themselves,
     a_transfer_that_was_left_is_finished,
@@ -75,8 +77,8 @@ fn sell(client: &mut Client, key: &str, buyers: &[String], wanted: usize) {
     }
 }
 
-fn all_units_are_sold_in_one_shard(server: Server) {
-    let servers = [0, 1].map(|_| RedisServer::builder(server).module().start());
+fn all_units_are_sold_in_one_shard(redis: RedisServerBuilder) {
+    let servers = [0, 1].map(|_| redis.clone().start());
     let urls = servers.each_ref().map(RedisServer::url).join(",");
     create(&urls, &["--shards", "4", "--stock", "tee=200"]);
     let _balancers = [balancer(&urls, &[]), balancer(&urls, &["1"])];
@@ -88,8 +90,8 @@ fn all_units_are_sold_in_one_shard(server: Server) {
     assert!(audit.contains("200 stocked = 0 available + 0 held + 200 sold + 0 in transit"), "{audit}");
 }
 
-fn proxies_do_it_by_themselves(server: Server) {
-    let servers = [0, 1].map(|_| RedisServer::builder(server).module().start());
+fn proxies_do_it_by_themselves(redis: RedisServerBuilder) {
+    let servers = [0, 1].map(|_| redis.clone().start());
     let urls = servers.each_ref().map(RedisServer::url);
     create(&urls.join(","), &["--shards", "4", "--stock", "tee=60"]);
     let _proxies = [0, 1].map(|_| Proxy::builder().redis_urls(&urls).start());
@@ -100,8 +102,8 @@ fn proxies_do_it_by_themselves(server: Server) {
     audit(&urls.join(","));
 }
 
-fn a_transfer_that_was_left_is_finished(server: Server) {
-    let servers = [0, 1].map(|_| RedisServer::builder(server).module().start());
+fn a_transfer_that_was_left_is_finished(redis: RedisServerBuilder) {
+    let servers = [0, 1].map(|_| redis.clone().start());
     let urls = servers.each_ref().map(RedisServer::url).join(",");
     create(&urls, &["--shards", "2", "--stock", "tee=20"]);
     let mut client = servers[0].client();
@@ -116,9 +118,9 @@ fn a_transfer_that_was_left_is_finished(server: Server) {
     assert!(audit.contains("20 stocked = 20 available + 0 held + 0 sold + 0 in transit"), "{audit}");
 }
 
-fn no_unit_arrives_before_replicas_know_that_it_left(server: Server) {
-    let servers = [0, 1].map(|_| RedisServer::builder(server).module().start());
-    let mut replica = RedisServer::builder(server).module().replica_of(&servers[0]).start();
+fn no_unit_arrives_before_replicas_know_that_it_left(redis: RedisServerBuilder) {
+    let servers = [0, 1].map(|_| redis.clone().start());
+    let mut replica = redis.clone().replica_of(&servers[0]).start();
     let urls = servers.each_ref().map(RedisServer::url).join(",");
     create(&urls, &["--shards", "2", "--stock", "tee=20"]);
     let (mut client, mut other) = (servers[0].client(), servers[1].client());
@@ -141,9 +143,9 @@ fn no_unit_arrives_before_replicas_know_that_it_left(server: Server) {
     audit(&urls);
 }
 
-fn two_balancers_and_servers_that_die_make_no_unit(server: Server) {
+fn two_balancers_and_servers_that_die_make_no_unit(redis: RedisServerBuilder) {
     // Every write is on disk before it is answered: what a killed server has said is still there when it comes back.
-    let mut servers = [0, 1].map(|_| RedisServer::builder(server).module().append_only(AppendFsync::Always).start());
+    let mut servers = [0, 1].map(|_| redis.clone().append_only(AppendFsync::Always).start());
     let urls = servers.each_ref().map(RedisServer::url).join(",");
     create(&urls, &["--shards", "2", "--stock", "tee=300"]);
     let mut balancers = [balancer(&urls, &[]), balancer(&urls, &[])];

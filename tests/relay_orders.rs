@@ -4,28 +4,10 @@
 use std::time::Duration;
 
 use flashsale_tests::shop::Shop;
-use flashsale_tests::{Client, RedisServer, Server, on_every_server, wait_until};
+use flashsale_tests::{Client, RedisServer, RedisServerBuilder, wait_until, with_module_and_library};
 use serde_json::{Value, json};
 
 use crate::relay_setup::{DemoShop, PATIENCE, Relay, assert_each_once_in_order};
-
-/// Runs each test with the module, and with the library, on every server.
-macro_rules! with_module_and_library {
-    ($($test:ident),+ $(,)?) => {
-        mod with_the_module {
-            $(fn $test(server: super::Server) {
-                super::$test(super::RedisServer::builder(server).module().start());
-            })+
-            super::on_every_server!($($test),+);
-        }
-        mod with_the_library {
-            $(fn $test(server: super::Server) {
-                super::$test(super::RedisServer::builder(server).functions().start());
-            })+
-            super::on_every_server!($($test),+);
-        }
-    };
-}
 
 with_module_and_library!(
     what_the_sale_says_is_what_the_shop_hears,
@@ -37,7 +19,8 @@ fn relay_of_all_sales(redis: &RedisServer, webhook: &str) -> Relay {
     Relay::builder(redis, webhook).set("relay.sales", "[]").set("relay.discover_ms", "200").start()
 }
 
-fn what_the_sale_says_is_what_the_shop_hears(redis: RedisServer) {
+fn what_the_sale_says_is_what_the_shop_hears(redis: RedisServerBuilder) {
+    let redis = redis.start();
     let shop = Shop::start();
     let mut client = redis.client();
     let odd: &[u8] = b"red hat&+=%\xff\0";
@@ -88,7 +71,8 @@ fn order(client: &mut Client, key: &str, number: u32) -> String {
     client.ok(&["FLASH.ORDER", key, &hold, &buyer, "ITEMS", "shirt", "1"]).status()
 }
 
-fn a_sale_that_opens_later_is_found(redis: RedisServer) {
+fn a_sale_that_opens_later_is_found(redis: RedisServerBuilder) {
+    let redis = redis.start();
     let shop = DemoShop::start(&["--forget-share", "0.1"]);
     let _relay = relay_of_all_sales(&redis, &shop.webhook());
     let mut client = redis.client();
@@ -112,7 +96,8 @@ fn a_sale_that_opens_later_is_found(redis: RedisServer) {
     assert_eq!(client.ok(&["XINFO", "GROUPS", "{private}:orders"]).items().len(), 0);
 }
 
-fn reserving_goes_on_because_the_stream_is_trimmed(redis: RedisServer) {
+fn reserving_goes_on_because_the_stream_is_trimmed(redis: RedisServerBuilder) {
+    let redis = redis.start();
     let shop = DemoShop::start(&[]);
     let mut client = redis.client();
     client.ok(&["FLASH.CREATE", "sale:1", "BACKLOG", "20", "ITEMS", "shirt", "1000"]);

@@ -84,3 +84,23 @@ macro_rules! on_every_server {
         }
     )+};
 }
+
+/// Makes two tests of each function for every server: with the module, and with the library of functions. The functions
+/// take a [`RedisServerBuilder`] that has the one or the other.
+#[macro_export]
+macro_rules! with_module_and_library {
+    ($($test:ident),+ $(,)?) => {
+        mod with_the_module {
+            $(fn $test(server: $crate::Server) {
+                super::$test($crate::RedisServer::builder(server).module());
+            })+
+            $crate::on_every_server!($($test),+);
+        }
+        mod with_the_library {
+            $(fn $test(server: $crate::Server) {
+                super::$test($crate::RedisServer::builder(server).functions());
+            })+
+            $crate::on_every_server!($($test),+);
+        }
+    };
+}

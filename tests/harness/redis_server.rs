@@ -95,7 +95,7 @@ impl RedisServerBuilder {
             if wait_until_it_listens(&mut process, port) {
                 let server = RedisServer { dir, port, bus_port, process, builder: self };
                 server.wait_until_ready();
-                if server.builder.functions {
+                if server.builder.functions && server.builder.replica_of.is_none() {
                     server.client().ok(&[b"FUNCTION".as_slice(), b"LOAD", &artifacts::library()]);
                 }
                 return server;
