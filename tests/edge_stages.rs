@@ -222,6 +222,8 @@ fn no_more_buyers_are_inside_than_there_may_be_units_for() {
             // Longer than the test: nothing changes the picture but us.
             .set("known.refresh_ms", "600000")
             .set("admission.stay_ms", "600000")
+            // A quick proxy would know of the last hold before the twenty-first buyer is here, and say so instead.
+            .set("known.refuse_all_held", "false")
     });
     let answers: Vec<Answer> = std::thread::scope(|scope| {
         let crowd: Vec<_> = (0..200)
@@ -238,8 +240,8 @@ fn no_more_buyers_are_inside_than_there_may_be_units_for() {
     let outside = answers.iter().filter(|answer| answer.status == 503).count();
     let waits =
         answers.iter().filter(|answer| answer.status == 503).all(|answer| answer.header("retry-after").is_some());
-    assert!(outside > 0 && waits);
-    // Of 200 buyers, twice as many as there are units got as far as the stock.
+    // Twice as many as there are units are let in, fewer once all are known to be held.
+    assert!((180..=190).contains(&outside) && waits, "{outside}");
     let asked = scene.metric("flashsale_redis_calls_total", &["command=\"reserve\""]);
     assert!((10.0..=20.0).contains(&asked), "{asked}");
     let turned_away = scene.metric("flashsale_stage_total", &["stage=\"admission\"", "overloaded"]);
