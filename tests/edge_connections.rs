@@ -114,6 +114,53 @@ fn who_is_idle_between_requests_is_not_slow() {
 }
 
 #[test]
+fn who_stays_idle_is_let_go_without_a_word() {
+    let shop = Shop::start();
+    let proxy = proxy(&shop).set("listen.keepalive_s", "1").start();
+    for path in ["/", "/flash/s"] {
+        let mut stream = connect(&proxy);
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
+        let answer = read_answer(&mut stream);
+        assert!(answer.to_ascii_lowercase().contains("connection: keep-alive"), "{answer}");
+        let began = Instant::now();
+        assert_eq!(stream.read(&mut [0]).expect("an end, no reset"), 0);
+        assert!(began.elapsed() > Duration::from_millis(500), "not at once");
+    }
+    assert_eq!(refused(&proxy, "slow-header"), 0);
+}
+
+#[test]
+fn a_request_may_come_a_byte_at_a_time() {
+    let shop = Shop::start();
+    let proxy = proxy(&shop).start();
+    let mut stream = connect(&proxy);
+    stream.set_nodelay(true).expect("a mode");
+    // Twice each: the first request of a connection is awaited in another way than the next.
+    for (path, status) in [("/", 200), ("/flash/s", 503), ("/flashy", 200), ("/flash/s", 503)] {
+        for byte in format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").bytes() {
+            stream.write_all(&[byte]).expect("written");
+        }
+        let answer = read_answer(&mut stream);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn requests_to_sales_that_come_at_once_are_answered_in_turn() {
+    let shop = Shop::start();
+    let proxy = proxy(&shop).start();
+    let mut stream = connect(&proxy);
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    // What is read behind a request to a sale may be one to the shop.
+    let all = [get("/flash/s"), get("/flash/s/holds/h"), get("/flash/no/such/route"), get("/")].concat();
+    stream.write_all(all.as_bytes()).expect("written");
+    for status in [503, 401, 404, 200] {
+        let answer = read_answer(&mut stream);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+}
+
+#[test]
 fn header_floods_are_refused() {
     let shop = Shop::start();
     let proxy = proxy(&shop).set("listen.header_bytes_max", "8192").set("listen.headers_max", "20").start();

@@ -259,7 +259,12 @@ fn whenever_the_mover_is_killed_the_sale_sells_in_one_place(server: Server) {
     let mut seen = BTreeMap::<&str, u32>::new();
     for step in 0..40_u64 {
         let mut mover = start_migrate(&source, &target);
-        std::thread::sleep(Duration::from_millis(5 + step * 4));
+        if step > 0 {
+            // Not before the move has begun, however slowly the program starts; it lasts a few milliseconds.
+            let moves = |from: &mut Client| from.line("FLASH.INFO sale:42").to_string().contains("moved_to");
+            while !moves(&mut from) && mover.try_wait().expect("a child").is_none() {}
+            std::thread::sleep(Duration::from_micros(step * 200));
+        }
         let _ = mover.kill();
         let _ = mover.wait();
         let id = format!("try-{step}");
@@ -282,6 +287,7 @@ fn whenever_the_mover_is_killed_the_sale_sells_in_one_place(server: Server) {
             assert_eq!(from.line(&reserve).status(), "RESERVED");
         }
     }
+    assert!(seen.contains_key("nowhere"), "no move was broken off in the middle: {seen:?}");
     migrate("42", &source, &target, &[]).ok();
     assert_audit_is_clean(&mut to, KEY);
     assert_eq!(stock(&mut to, KEY, "red").stocked, 3000);
