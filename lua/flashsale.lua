@@ -602,8 +602,8 @@ local function new_sale(key)
   return sale
 end
 
--- The move of a sale to the module (section 10), and what stands meanwhile in the place of its layout: MOVING while it
--- may still be taken back, MOVED when the module has it. Nothing here changes such a sale.
+-- The move of a sale to the module (section 10), and what stands meanwhile in the place of its layout: MOVING until
+-- FINISH, MOVED since: the module has it, or may have it at any moment. Nothing here changes such a sale.
 local Move = { MOVING = 'moving', MOVED = 'moved', steps = {} }
 
 Move.IN_MODULE = 'TRYAGAIN the sale lives in the module now: ask it by FLASH commands'
@@ -1794,8 +1794,9 @@ local TELLS_OF_A_WRITE = {
 -- another connection would be told at once that replicas have what only this server has: so a repeat writes, too,
 -- what stands there already.
 function Sale:vouch(reply)
-  if not self.changed and (reply.ok or TELLS_OF_A_WRITE[reply[1]]) then
+  if not self.changed and not self.vouched and (reply.ok or TELLS_OF_A_WRITE[reply[1]]) then
     redis.call('HSET', self.key, 'sale', sale_to_store(self))
+    self.vouched = true
   end
 end
 
@@ -2122,9 +2123,7 @@ local function mreserve(key, words)
   end
   sale:flush()
   for _, reply in ipairs(replies) do
-    if not reply.err then
-      sale:vouch(reply)
-    end
+    sale:vouch(reply)
   end
   return given.PACKED and cmsgpack.pack(replies) or replies
 end
@@ -2423,7 +2422,8 @@ end
 -------------------------------------------------------------------------------------------------------------
 -- 10  Moving a sale to the module. `flashsale sale migrate` does it; docs/managed-redis.md says how.
 --
--- BEGIN stops every change of the sale, BACK lets it go on here, FINISH rules that out. LAND puts the module's value,
+-- BEGIN stops every change of the sale, BACK lets it go on here, FINISH gives leave to land. After FINISH only a caller
+-- who has first taken that leave back at the target may send BACK: the library cannot know what has landed. LAND puts the module's value,
 -- which the caller has made of these keys, in their place. Each run has a token of its own, and a later one takes
 -- over: so of two that work at the same time one fails before it can do harm.
 -------------------------------------------------------------------------------------------------------------

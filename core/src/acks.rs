@@ -56,7 +56,7 @@ impl Acks {
     }
 
     /// Since when grants have been waiting without a break; `None`: none waits.
-    pub fn waiting_since_ms(&mut self, now_ms: u64) -> Option<u64> {
+    pub fn note_waiting(&mut self, now_ms: u64) -> Option<u64> {
         self.waiting_since_ms =
             if self.pending.is_empty() { None } else { Some(self.waiting_since_ms.unwrap_or(now_ms)) };
         self.waiting_since_ms
@@ -198,10 +198,10 @@ mod tests {
     #[test]
     fn the_wait_is_counted_from_its_first_grant_to_its_last() {
         let mut acks = one_grant();
-        assert_eq!((acks.waiting_since_ms(1_000), acks.waiting_since_ms(1_500)), (Some(1_000), Some(1_000)));
+        assert_eq!((acks.note_waiting(1_000), acks.note_waiting(1_500)), (Some(1_000), Some(1_000)));
         assert_eq!(safe(&mut acks, &replicas(100, &[]), 0, 2_000), 1);
-        assert_eq!(acks.waiting_since_ms(2_000), None);
+        assert_eq!(acks.note_waiting(2_000), None);
         acks.wait_for(b"sale{0}", b"tee", 1, 6);
-        assert_eq!(acks.waiting_since_ms(3_000), Some(3_000));
+        assert_eq!(acks.note_waiting(3_000), Some(3_000));
     }
 }

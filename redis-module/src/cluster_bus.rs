@@ -452,7 +452,7 @@ impl Bus {
             self.tell_safe(&safe, now_ms);
         }
         self.send(ctx, now_ms);
-        let Some(since_ms) = self.acks.waiting_since_ms(now_ms) else { return };
+        let Some(since_ms) = self.acks.note_waiting(now_ms) else { return };
         if self.acks.should_ask(&replication, now_ms) {
             cluster::ask_for_acknowledgements(ctx);
         }

@@ -1,7 +1,7 @@
 //! Ids and buyers come from strangers who can read this code. What they do not know is the seed: so no choice of
 //! names may fill one group of the index more than others, or make look-ups compare many names.
 
-use super::index::Index;
+use super::index::{GROUP_FULL, Index};
 use super::store::HoldStore;
 
 /// 32 times the groups at first, all of them split as often: sizes of groups can be compared.
@@ -25,7 +25,7 @@ fn assert_balanced(what: &str, names: &[Vec<u8>]) {
         (0..IDS).for_each(|slot| index.insert(hash_of(slot), slot, hash_of));
 
         let fullest = index.fullest_group();
-        assert!(fullest <= 224, "{what}: {fullest} names in a group, where no more should fit");
+        assert!(fullest <= GROUP_FULL, "{what}: {fullest} names in a group, where no more should fit");
 
         let mut hashes: Vec<u64> = (0..IDS).map(hash_of).collect();
         hashes.sort_unstable();

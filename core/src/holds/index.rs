@@ -13,7 +13,7 @@ use hashbrown::HashTable;
 /// with 1 they would just have been split there, and a hold would take 7 bytes more.
 const BASE_GROUPS: usize = 5;
 /// A group of so many slots is full: so many fit a table of 256 buckets.
-const GROUP_FULL: usize = 224;
+pub(super) const GROUP_FULL: usize = 224;
 /// Most slots of a group, on average, when groups are made at once: few are full then.
 const GROUP_MEAN: usize = 200;
 /// Below this mean two groups that were one are one again.

@@ -21,9 +21,9 @@ const PAGE: usize = 2_000;
 pub enum Standing {
     /// It is the library's.
     Here,
-    /// A move has begun, which may still be taken back.
+    /// A move has begun and nothing can have landed.
     Moving,
-    /// It is the module's, or will be.
+    /// It is the module's, or may be at any moment: who takes it back asks the target first.
     Moved,
 }
 
