@@ -160,7 +160,7 @@ fn a_reload_of_something_else_opens_no_gate() {
         let url = proxy.url("/flash/s/holds/none/confirm");
         http.request("POST", &url, &[("authorization", &bearer)], b"").status
     };
-    while ask(&proxy) != 429 {}
+    wait_until("the burst is used up", PATIENCE, || ask(&proxy) == 429);
     let set_level = |proxy: &Proxy, body: &str| {
         let headers = [("content-type", "application/json")];
         assert_eq!(http.request("PUT", &proxy.admin_url("/api/level"), &headers, body.as_bytes()).status, 200);
@@ -171,7 +171,29 @@ fn a_reload_of_something_else_opens_no_gate() {
     let passed = (0..BURST).filter(|_| ask(&proxy) != 429).count();
     assert!(passed < BURST / 2, "{passed} of {BURST} passed: the count began anew");
     assert_eq!(http.get(&proxy.admin_url("/api/level")).json()["level"], 2);
-    set_level(&proxy, "{\"level\":null}");
+}
+
+#[test]
+fn a_reload_that_is_refused_changes_nothing() {
+    let redis = redis_with_sale();
+    let mut proxy = Proxy::builder().redis(&redis).start();
+    let http = Http::new();
+    let limit = |proxy: &Proxy| {
+        let metrics = http.get(&proxy.admin_url("/metrics")).text();
+        let value = metrics.lines().find_map(|line| line.strip_prefix("flashsale_lane_limit ")?.parse::<u32>().ok());
+        value.unwrap_or_else(|| panic!("no limit in {metrics}"))
+    };
+    assert_eq!(limit(&proxy), 1000);
+    let narrow = "{ limit = 100, min = 10, max = 100 }";
+    proxy.rewrite(|builder| {
+        builder.set("lanes", narrow).set("tokens.keys", r#"[{ algorithm = "HS256", secret_file = "nowhere" }]"#)
+    });
+    let refusal = http.request("POST", &proxy.admin_url("/api/reload"), &[], b"");
+    assert_eq!(refusal.status, 409, "{}", refusal.text());
+    assert_eq!(limit(&proxy), 1000);
+    proxy.rewrite(|builder| builder.set("tokens.keys", r#"[{ algorithm = "HS256", secret_file = "jwt-secret" }]"#));
+    reload(&proxy);
+    assert_eq!(limit(&proxy), 100);
 }
 
 #[test]
@@ -223,16 +245,25 @@ fn a_relay_is_begun_replaced_and_ended() {
     proxy.rewrite(|builder| builder.webhook(&shop.url("/first"), secret));
     reload(&proxy);
     wait_until("a relay runs", PATIENCE, || told("/first") == [json!("h1")]);
+    let lease = || redis.client().ok(&["GET", "{sale:s}:orders:relay"]).to_string();
+    let first_lease = lease();
     proxy.rewrite(|builder| builder.webhook(&shop.url("/second"), secret));
     assert_eq!(reload(&proxy)["changed"], json!(["relay.webhook.url"]));
+    wait_until("another has its lease", PATIENCE, || !["nil", &*first_lease].contains(&&*lease()));
     order("h2");
     wait_until("another runs in its place", PATIENCE, || told("/second") == [json!("h2")]);
     assert_eq!(told("/first"), [json!("h1")], "each order went to one of them");
     proxy.rewrite(|builder| builder.set("relay.enabled", "false"));
     reload(&proxy);
+    wait_until("its lease is over before the process is", PATIENCE, || lease() == "nil");
+    let delivered = || {
+        let groups = redis.client().ok(&["XINFO", "GROUPS", "{sale:s}:orders"]);
+        groups.at(0).get("last-delivered-id").text()
+    };
+    let before = delivered();
     order("h3");
-    // Its lease is over before the process is, and no order was taken from the stream.
     proxy.stop();
+    assert_eq!(delivered(), before, "no order was taken from the stream");
     assert_eq!((told("/first").len(), told("/second").len()), (1, 1));
 }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context;
-use redis::Value;
 
 use crate::operate::Deployment;
 use crate::operate::deployment::words;
+use crate::store::answer::text;
 
 /// Calls of each command of sales, over all servers.
 pub struct Commands(BTreeMap<String, u64>);
@@ -20,7 +20,7 @@ impl Commands {
         let mut calls = BTreeMap::new();
         for node in &deployment.topology().await?.nodes {
             let reply = deployment.ask_node(node, &words(&["INFO", "commandstats"])).await?;
-            for (name, count) in text(reply).context("INFO commandstats is no text")?.lines().filter_map(count) {
+            for (name, count) in text(&reply).context("INFO commandstats is no text")?.lines().filter_map(count) {
                 *calls.entry(name).or_default() += count;
             }
         }
@@ -34,14 +34,6 @@ impl Commands {
             (more > 0).then(|| (name.clone(), more))
         };
         self.0.iter().filter_map(since).collect()
-    }
-}
-
-fn text(reply: Value) -> Option<String> {
-    match reply {
-        Value::BulkString(bytes) => String::from_utf8(bytes).ok(),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
-        _ => None,
     }
 }
 

@@ -134,7 +134,7 @@ pub async fn run(plan: &Plan, deployment: &Deployment, prefix: &str, tokens: Tok
     let tokens = Arc::new(tokens);
     let mut payers = match plan.payers {
         0 => None,
-        _ => Some(Payers::gather(plan, deployment, prefix, &name, &tokens).await?),
+        _ => Some(Payers::gather(plan, deployment, prefix, &name).await?),
     };
     let outcome = rehearse(plan, deployment, prefix, &name, tokens, payers.as_mut()).await;
     if let (Some(payers), false) = (&payers, plan.keep) {
@@ -152,7 +152,10 @@ async fn rehearse(
     mut payers: Option<&mut Payers>,
 ) -> anyhow::Result<Outcome> {
     let alone = match &mut payers {
-        Some(payers) => Some(payers.pay(plan.payers as usize, Instant::now(), plan.over).await?),
+        Some(payers) => {
+            payers.reserve_all(plan, &tokens).await?;
+            Some(payers.pay(plan.payers as usize, Instant::now(), plan.over).await?)
+        }
         None => None,
     };
     let opens_at = unix_ms() + UNTIL_OPEN_MS;

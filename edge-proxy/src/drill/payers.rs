@@ -43,17 +43,11 @@ pub struct Paid {
 }
 
 impl Payers {
-    /// Makes a sale of their own and has each reserve a unit of it.
+    /// Makes a sale of their own.
     ///
     /// # Errors
-    /// The sale cannot be made, or somebody gets no unit.
-    pub async fn gather(
-        plan: &Plan,
-        deployment: &Deployment,
-        prefix: &str,
-        name: &str,
-        tokens: &Tokens,
-    ) -> anyhow::Result<Self> {
+    /// The sale cannot be made.
+    pub async fn gather(plan: &Plan, deployment: &Deployment, prefix: &str, name: &str) -> anyhow::Result<Self> {
         let count = plan.payers.saturating_mul(2);
         let sale_plan = SalePlan {
             name: format!("{name}-paying"),
@@ -72,14 +66,21 @@ impl Payers {
         let sale = create::create(deployment, prefix, &sale_plan, unix_ms()).await?.sale;
         // Connections of their own: on this machine they do not wait behind the crowd either.
         let browser = Browser::new(&plan.url, &sale.name, SKU, count.min(1_000), Arc::new(Tally::default()))?;
-        let mut payers = Self { sale, browser: Arc::new(browser), waiting: Vec::new() };
-        for number in plan.buyers..plan.buyers + count {
+        Ok(Self { sale, browser: Arc::new(browser), waiting: Vec::new() })
+    }
+
+    /// Gives each of them a unit.
+    ///
+    /// # Errors
+    /// One of them did not get it.
+    pub async fn reserve_all(&mut self, plan: &Plan, tokens: &Tokens) -> anyhow::Result<()> {
+        for number in plan.buyers..plan.buyers + plan.payers.saturating_mul(2) {
             let buyer = buyer(number, plan.seed);
             let token = tokens.token(number, &buyer.name)?;
-            let hold = payers.reserve(&buyer, &token).await.with_context(|| format!("{} of the payers", buyer.name))?;
-            payers.waiting.push(Payer { buyer, token, hold });
+            let hold = self.reserve(&buyer, &token).await.with_context(|| format!("{} of the payers", buyer.name))?;
+            self.waiting.push(Payer { buyer, token, hold });
         }
-        Ok(payers)
+        Ok(())
     }
 
     async fn reserve(&self, buyer: &Buyer, token: &str) -> anyhow::Result<String> {

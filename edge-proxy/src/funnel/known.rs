@@ -30,7 +30,7 @@ use crate::store::redis::unix_ms;
 use crate::store::{Answer, SaleStore, StoreError};
 
 /// The `[known]` section.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KnownConfig {
     pub mode: Mode,
@@ -313,15 +313,20 @@ impl Known {
             Answer::SoldOut { .. } => (0, false),
             _ => return,
         };
-        let Some(watched) = self.sales.get(key).filter(|_| item.quantity == 1) else {
+        if item.quantity != 1 {
+            return;
+        }
+        let Some(watched) = self.sales.get(key) else {
             return;
         };
-        watched.picture.rcu(|picture| {
-            picture.as_ref().map(|picture| match picture.without(&item.sku, is_held, next_ms, asked_at) {
-                Some(newer) => Arc::new(newer),
-                None => picture.clone(),
-            })
-        });
+        let newer = |picture: &Arc<Picture>| picture.without(&item.sku, is_held, next_ms, asked_at);
+        // In a rush most refusals tell nothing new.
+        if watched.picture.load().as_ref().and_then(newer).is_none() {
+            return;
+        }
+        watched
+            .picture
+            .rcu(|picture| picture.as_ref().map(|picture| newer(picture).map_or_else(|| picture.clone(), Arc::new)));
     }
 
     /// Messages of the state channel may have been missed: every picture is outdated.

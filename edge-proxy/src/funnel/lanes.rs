@@ -127,12 +127,15 @@ impl Lanes {
         Arc::new(Self { config: config.clone(), traffic: Arc::new(traffic) })
     }
 
-    /// Others for the same requests. The limit stays where it is, within the new bounds.
+    /// Others for the same requests. The limit stays where it is, within the new bounds. Nothing changes until they
+    /// are in force.
     pub fn with(&self, config: &LanesConfig) -> Arc<Self> {
-        let limit = self.traffic.limit.load(Ordering::Relaxed).clamp(config.min, config.max);
-        self.traffic.limit.store(limit, Ordering::Relaxed);
-        metrics::LANE_LIMIT.set(limit.into());
         Arc::new(Self { config: config.clone(), traffic: self.traffic.clone() })
+    }
+
+    /// The limit for all lanes; what another config has made of it counts within the bounds of this one.
+    pub fn limit(&self) -> u32 {
+        self.traffic.limit.load(Ordering::Relaxed).clamp(self.config.min, self.config.max)
     }
 
     pub fn mode(&self) -> Mode {
@@ -147,7 +150,7 @@ impl Lanes {
         let place = Place { lanes: self.clone(), began: Instant::now() };
         let now = self.traffic.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.traffic.peak.fetch_max(now, Ordering::Relaxed);
-        let room = Lane::of(call).room(self.traffic.limit.load(Ordering::Relaxed), self.config.max);
+        let room = Lane::of(call).room(self.limit(), self.config.max);
         let verdict = if now > room as usize { Err(Problem::Overloaded.into()) } else { Ok(()) };
         (place, verdict)
     }
@@ -174,8 +177,7 @@ impl Lanes {
         let answers = self.traffic.answers.swap(0, Ordering::Relaxed).max(1);
         let mean = Duration::from_micros(self.traffic.took_us.swap(0, Ordering::Relaxed) / answers);
         let peak = self.traffic.peak.swap(self.traffic.in_flight.load(Ordering::Relaxed), Ordering::Relaxed);
-        let limit = self.traffic.limit.load(Ordering::Relaxed);
-        let next = self.next(limit, peak, mean);
+        let next = self.next(self.limit(), peak, mean);
         self.traffic.limit.store(next, Ordering::Relaxed);
         metrics::LANE_LIMIT.set(next.into());
         if let Ok(mut last) = self.traffic.last.lock() {

@@ -131,21 +131,17 @@ impl Levels {
         Arc::new(Self { config: config.clone(), switch: Arc::new(switch) })
     }
 
-    /// Others, at the same level.
+    /// Others, at the same level. Nothing changes until they are in force.
     pub fn with(&self, config: &LevelsConfig) -> Arc<Self> {
-        if !config.auto {
-            // Nobody would ever take it down again.
-            self.switch.measured.store(0, Ordering::Relaxed);
-        }
-        let levels = Arc::new(Self { config: config.clone(), switch: self.switch.clone() });
-        metrics::LEVEL.set(levels.level().into());
-        levels
+        Arc::new(Self { config: config.clone(), switch: self.switch.clone() })
     }
 
     /// The level that counts.
     pub fn level(&self) -> u8 {
         match u8::try_from(self.switch.by_hand.load(Ordering::Relaxed)) {
             Ok(by_hand) => by_hand,
+            // What nobody measures any more would never go down again.
+            Err(_) if !self.config.auto => 0,
             Err(_) => self.switch.measured.load(Ordering::Relaxed),
         }
     }
@@ -175,9 +171,13 @@ impl Levels {
         }
     }
 
-    /// Measures, and changes the level by it, for as long as the task lives. `None` if levels do not change by
-    /// themselves.
+    /// These are in force now. Measures, and changes the level by it, for as long as the task lives; `None` if levels
+    /// do not change by themselves.
     pub fn watch(self: &Arc<Self>, lanes: Arc<Lanes>, workers: usize) -> Option<Task> {
+        if !self.config.auto {
+            self.switch.measured.store(0, Ordering::Relaxed);
+        }
+        metrics::LEVEL.set(self.level().into());
         self.config.auto.then(|| background::spawn(watch(self.clone(), lanes, workers)))
     }
 }
@@ -293,8 +293,9 @@ mod tests {
         assert_eq!((milder.level(), milder.share()), (2, 0.2));
         milder.set(None);
         levels.switch.measured.store(3, Ordering::Relaxed);
-        assert_eq!(levels.with(&LevelsConfig { auto: true, ..LevelsConfig::default() }).level(), 3);
+        let measuring = levels.with(&LevelsConfig { auto: true, ..LevelsConfig::default() });
         assert_eq!(levels.with(&LevelsConfig::default()).level(), 0, "what nobody measures stays nowhere");
+        assert_eq!(measuring.level(), 3, "others that never came into force have changed nothing");
     }
 
     #[test]

@@ -51,7 +51,6 @@ struct Ear {
     store: Arc<CurrentStore>,
     known: Arc<Known>,
     prefix: Vec<u8>,
-    connect_timeout: Duration,
     /// Servers that are listened to, and those that should be.
     up: AtomicUsize,
     wanted: AtomicUsize,
@@ -72,7 +71,6 @@ impl Channel {
                 store,
                 known,
                 prefix: config.key_prefix.clone().into_bytes(),
-                connect_timeout: config.connect_timeout(),
                 up: AtomicUsize::new(0),
                 wanted: AtomicUsize::new(usize::MAX),
             }),
@@ -155,9 +153,11 @@ impl Ear {
     /// Listens until the connection is lost.
     async fn listen(&self, node: &Arc<Node>) -> anyhow::Result<()> {
         let (push, mut heard) = mpsc::unbounded_channel();
+        // A reload may change it.
+        let timeout = self.store.deployment().fleet.times().connect;
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(self.connect_timeout))
+            .set_connection_timeout(Some(timeout))
+            .set_response_timeout(Some(timeout))
             .set_push_sender(push);
         let mut connection = node.client.get_multiplexed_async_connection_with_config(&config).await?;
         let pattern = [&glob_escape(&self.prefix)[..], b"*", SUFFIX].concat();

@@ -91,18 +91,18 @@ impl Connection {
         self.watch.expect();
     }
 
-    /// The first bytes of the expected request, as soon as they are enough for `known` or no more fit in. They
-    /// are read again afterwards.
+    /// Whether the expected request `is` what its first bytes tell; no if they do not tell. They are read again
+    /// afterwards.
     ///
     /// Ready with `None` if the connection ends before the first byte.
-    pub fn poll_beginning<T>(
+    pub fn poll_beginning(
         &mut self,
         context: &mut Context<'_>,
-        known: impl Fn(&[u8]) -> Option<T>,
-    ) -> Poll<Option<Result<T, Undecided>>> {
+        is: impl Fn(&[u8]) -> Option<bool>,
+    ) -> Poll<Option<bool>> {
         loop {
-            if let Some(known) = known(self.beginning.bytes()) {
-                return Poll::Ready(Some(Ok(known)));
+            if let Some(known) = is(self.beginning.bytes()) {
+                return Poll::Ready(Some(known));
             }
             let mut beginning = std::mem::take(&mut self.beginning);
             let mut buffer = ReadBuf::new(&mut beginning.bytes[beginning.length..]);
@@ -114,7 +114,7 @@ impl Connection {
                 Poll::Pending => return Poll::Pending,
                 // No room, or no more to come.
                 Poll::Ready(Ok(())) if read == 0 => {
-                    return Poll::Ready((self.beginning.length > 0).then_some(Err(Undecided)));
+                    return Poll::Ready((self.beginning.length > 0).then_some(false));
                 }
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(None),
@@ -137,10 +137,6 @@ impl Connection {
         io::Error::new(io::ErrorKind::TimedOut, reason)
     }
 }
-
-/// Too little to know more, and no more to come.
-#[derive(Debug)]
-pub struct Undecided;
 
 /// The first bytes of a request, kept for the one who reads it.
 #[derive(Default)]

@@ -24,7 +24,7 @@ use pingora::server::ShutdownWatch;
 use tokio::sync::Notify;
 
 use super::answer::Edge;
-use super::connection::{Connection, Undecided};
+use super::connection::Connection;
 use super::header_clock::HeaderClock;
 use crate::config::millis;
 use crate::http::routes;
@@ -72,7 +72,7 @@ impl Door {
             let is_sale = match &prefix {
                 Some(bytes) => routes::begins_sale(bytes).unwrap_or(false),
                 None => match self.look(&mut connection).await {
-                    Some(is_sale) => is_sale.unwrap_or(false),
+                    Some(is_sale) => is_sale,
                     None => return,
                 },
             };
@@ -103,13 +103,10 @@ impl Door {
     }
 
     /// Waits for a request; whether it is one to a sale. `None` if there is none to come.
-    async fn look(&self, connection: &mut Connection) -> Option<Result<bool, Undecided>> {
-        poll_fn(|context| {
-            let polled = connection.poll_beginning(context, routes::begins_sale);
-            match polled {
-                Poll::Pending if self.closing.begun.load(Ordering::Acquire) => Poll::Ready(None),
-                polled => polled,
-            }
+    async fn look(&self, connection: &mut Connection) -> Option<bool> {
+        poll_fn(|context| match connection.poll_beginning(context, routes::begins_sale) {
+            Poll::Pending if self.closing.begun.load(Ordering::Acquire) => Poll::Ready(None),
+            polled => polled,
         })
         .await
     }

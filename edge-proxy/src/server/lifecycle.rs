@@ -65,6 +65,7 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     warn_about(&config);
     let fixed = Fixed::new(store.clone(), known);
     let live = Arc::new(ArcSwap::from_pointee(Live::new(config, &fixed, None)?));
+    fixed.adopt(&live.load(), None);
     let certificate = listen.tls.as_ref().map(Certificate::load).transpose()?.map(Arc::new);
     if !start.upgrade {
         check_addresses(&listen)?;

@@ -1,6 +1,6 @@
 //! What a reload replaces: everything that follows from the config and holds no connection.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -22,6 +22,7 @@ use crate::funnel::rates::{AddressRate, BuyerRate, SaleRate, ServerRate};
 use crate::funnel::stage::Stage;
 use crate::funnel::tickets::{TicketStage, Tickets};
 use crate::funnel::tokens::Tokens;
+use crate::metrics;
 use crate::sale::Counter;
 use crate::sale::refusals::Refusals;
 use crate::store::current::CurrentStore;
@@ -33,11 +34,26 @@ pub struct Fixed {
     pub known: Arc<Known>,
     /// Solutions of challenges that were used.
     pub used: Arc<Used>,
+    /// Measures, where levels change by themselves.
+    climbing: Mutex<Option<Task>>,
 }
 
 impl Fixed {
     pub fn new(store: Arc<CurrentStore>, known: Arc<Known>) -> Self {
-        Self { store, known, used: Arc::default() }
+        Self { store, known, used: Arc::default(), climbing: Mutex::default() }
+    }
+
+    /// `live` is in force now, in place of `before`.
+    pub fn adopt(&self, live: &Live, before: Option<&Live>) {
+        let Counting { lanes, levels, .. } = &live.counting;
+        metrics::LANE_LIMIT.set(lanes.limit().into());
+        if before.is_some_and(|before| Arc::ptr_eq(&before.counting.levels, levels)) {
+            return;
+        }
+        let mut climbing = self.climbing.lock().unwrap_or_else(PoisonError::into_inner);
+        // First the old one ends: two would pull at one level.
+        *climbing = None;
+        *climbing = levels.watch(lanes.clone(), live.config.listen.worker_threads());
     }
 }
 
@@ -51,8 +67,6 @@ struct Counting {
     admission: Arc<Admission>,
     lanes: Arc<Lanes>,
     levels: Arc<Levels>,
-    /// Measures, where levels change by themselves.
-    climbing: Option<Arc<Task>>,
 }
 
 impl Counting {
@@ -65,18 +79,10 @@ impl Counting {
             Some((_, lanes)) => lanes.with(&config.lanes),
             None => Lanes::new(&config.lanes),
         };
-        let (levels, climbing) = match before {
-            Some(before) if before.config.levels == config.levels => {
-                (before.counting.levels.clone(), before.counting.climbing.clone())
-            }
-            before => {
-                let levels = match before {
-                    Some(before) => before.counting.levels.with(&config.levels),
-                    None => Levels::new(&config.levels),
-                };
-                let climbing = levels.watch(lanes.clone(), config.listen.worker_threads());
-                (levels, climbing.map(Arc::new))
-            }
+        let levels = match before.map(|before| (before, &before.counting.levels)) {
+            Some((before, levels)) if before.config.levels == config.levels => levels.clone(),
+            Some((_, levels)) => levels.with(&config.levels),
+            None => Levels::new(&config.levels),
         };
         Self {
             address: rates.map_or_else(|| Arc::new(AddressRate::new(&config.rates)), |rates| rates.address.clone()),
@@ -93,7 +99,6 @@ impl Counting {
             ),
             lanes,
             levels,
-            climbing,
         }
     }
 }

@@ -69,13 +69,14 @@ impl Reloader {
         let deployment = if moves { Some(self.reachable(&config)?) } else { None };
         let relay = if moves || changes(&["relay"]) { Some(successor::relay(&config)?) } else { None };
         let balancer = (moves || changes(&["balancer"])).then(|| successor::balancer(&config));
-        let live = Live::new(config, &self.fixed, Some(&self.live.load()))?;
+        let before = self.live.load_full();
+        let live = Live::new(config, &self.fixed, Some(&before))?;
         if let (Some(certificate), Some(tls)) = (&self.certificate, &live.config.listen.tls) {
             certificate.renew(tls)?;
         }
         let listen = &live.config.listen;
         self.places.set_limits(listen.connections_per_address, connections_max(listen));
-        if self.live.load().config.known != live.config.known {
+        if changes(&["known"]) {
             self.fixed.known.change(&live.config.known);
         }
         if let Some(deployment) = deployment {
@@ -83,6 +84,7 @@ impl Reloader {
             // What is known is known of the old one.
             self.fixed.known.changed_all();
         }
+        self.fixed.adopt(&live, Some(&before));
         self.live.store(Arc::new(live));
         // The services are gone only when the process ends.
         let _ = relay.map(|relay| self.relays.send(relay));

@@ -67,25 +67,21 @@ impl Successor {
     /// Does `work` until there is other; gives that, or `None` at the end of the process.
     async fn run(work: Option<Work>, inbox: &mut Inbox, shutdown: &mut ShutdownWatch) -> Option<Option<Work>> {
         let (stop, stopped) = watch::channel(false);
-        let mut running = Box::pin(async {
+        let working = async {
             if let Some(work) = work {
                 work(stopped).await;
             }
-        });
-        let next = tokio::select! {
-            next = inbox.recv() => next,
-            _ = shutdown.changed() => None,
-            // There may be nothing more to do, and later there may.
-            () = &mut running => {
-                return tokio::select! {
-                    next = inbox.recv() => next,
-                    _ = shutdown.changed() => None,
-                };
-            }
         };
-        let _ = stop.send(true);
-        running.await;
-        next
+        // There may be nothing more to do, and later there may.
+        let ordered = async {
+            let next = tokio::select! {
+                next = inbox.recv() => next,
+                _ = shutdown.changed() => None,
+            };
+            let _ = stop.send(true);
+            next
+        };
+        tokio::join!(working, ordered).1
     }
 }
 

@@ -147,8 +147,8 @@ impl Merger {
         }
     }
 
-    /// Answers those in the queue who want what has just turned out to be gone. They came before that answer, so it is
-    /// theirs as well, and the server need not be asked again.
+    /// Answers those in the queue who want what has just turned out to be gone: the server need not be asked again. As
+    /// with what is known before Redis, one who asks again for a hold that is there already is told so too.
     fn spare(&self, key: &Bytes, gone: &Gone) {
         if gone.is_empty() {
             return;
