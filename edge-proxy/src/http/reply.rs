@@ -5,7 +5,7 @@ use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, StatusCode};
 use pingora::http::ResponseHeader;
 use pingora::{ErrorType, OrErr};
-use serde_json::Value;
+use serde::{Serialize, Serializer};
 
 use super::problem::Refusal;
 
@@ -24,19 +24,18 @@ pub struct Reply {
 const NO_STORE: &str = "no-store";
 
 impl Reply {
-    pub fn json(status: u16, word: &'static str, body: &Value) -> Self {
-        Self {
-            status,
-            content_type: "application/json",
-            cache_control: NO_STORE,
-            headers: Vec::new(),
-            body: Bytes::from(body.to_string()),
-            word,
-        }
+    pub fn json(status: u16, word: &'static str, body: &impl Serialize) -> Self {
+        // Bodies are made of texts and numbers, which JSON can say.
+        Self::with(status, word, serde_json::to_vec(body).unwrap_or_default().into())
     }
 
     pub fn no_content(word: &'static str) -> Self {
-        Self { body: Bytes::new(), ..Self::json(204, word, &Value::Null) }
+        Self::with(204, word, Bytes::new())
+    }
+
+    fn with(status: u16, word: &'static str, body: Bytes) -> Self {
+        let headers = Vec::new();
+        Self { status, content_type: "application/json", cache_control: NO_STORE, headers, body, word }
     }
 
     /// The answer may be shared by everybody for `cache_control`'s time.
@@ -88,6 +87,15 @@ impl From<Refusal> for Reply {
             body,
             word: refusal.problem.word(),
         }
+    }
+}
+
+/// An id or SKU as a part of a body that is written as it stands; see [`shown`].
+pub struct Shown<'a>(pub &'a [u8]);
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&String::from_utf8_lossy(self.0))
     }
 }
 

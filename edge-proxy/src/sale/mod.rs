@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::ensure;
 use bytes::Bytes;
 use rand::RngExt;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::config::RedisConfig;
@@ -14,7 +14,7 @@ use crate::funnel::known::Known;
 use crate::funnel::visit::Caller;
 use crate::http::input::{Input, Item};
 use crate::http::problem::{Problem, Refusal};
-use crate::http::reply::{Reply, shown};
+use crate::http::reply::{Reply, Shown, shown};
 use crate::http::routes::Call;
 use crate::store::{Answer, Called, Command, HoldView, SaleStore};
 
@@ -121,14 +121,12 @@ impl Counter {
         Ok(Reply::json(200, "ok", &body).cached("public, max-age=1"))
     }
 
-    async fn reserve(&self, order: Order) -> Result<Reply, Refusal> {
-        let buyer = buyer(&order)?;
-        let items = wanted(&order)?;
+    async fn reserve(&self, mut order: Order) -> Result<Reply, Refusal> {
         let command = Command::Reserve {
             id: order.wanted_id.clone(),
-            buyer,
-            items: items.clone(),
-            meta: order.input.meta.clone(),
+            buyer: buyer(&order)?,
+            items: wanted(&mut order)?,
+            meta: order.input.meta.take(),
             not_after_ms: self.known.server_ms(order.now_ms) + self.timeout_ms,
         };
         let asked_at = Instant::now();
@@ -136,16 +134,12 @@ impl Counter {
         match &called.answer {
             Answer::Reserved { id, deadline_ms } => {
                 let (status, word) = if called.repeated { (200, "repeated") } else { (201, "reserved") };
-                let body = json!({
-                    "hold": shown(id),
-                    "deadline": deadline_ms,
-                    "items": items_json(&items),
-                });
-                Ok(Reply::json(status, word, &body))
+                let items = command.items().iter().map(ItemShown::of).collect();
+                Ok(Reply::json(status, word, &HoldShown { deadline: *deadline_ms, hold: Shown(id), items }))
             }
             // The same request again, after the hold has become an order.
             Answer::Confirmed { id, order_no } if order.wanted_id.is_some() => Ok(ordered(id, *order_no)),
-            refused => Err(self.refuse(&order.key, &items, order.now_ms, asked_at, refused).await),
+            refused => Err(self.refuse(&order.key, command.items(), order.now_ms, asked_at, refused).await),
         }
     }
 
@@ -163,19 +157,19 @@ impl Counter {
         self.refusals.of_answer(answer)
     }
 
-    async fn order(&self, order: Order) -> Result<Reply, Refusal> {
+    async fn order(&self, mut order: Order) -> Result<Reply, Refusal> {
         let command = Command::Order {
             // An order whose answer is lost must have a name to ask for it by.
             id: order.wanted_id.clone().unwrap_or_else(random_id),
             buyer: buyer(&order)?,
-            items: wanted(&order)?,
-            reference: order.input.reference.clone(),
-            meta: order.input.meta.clone(),
+            items: wanted(&mut order)?,
+            reference: order.input.reference.take(),
+            meta: order.input.meta.take(),
         };
         let asked_at = Instant::now();
         let called = self.call(&order, &command).await?;
         if matches!(called.answer, Answer::Empty { .. } | Answer::AllHeld { .. } | Answer::SoldOut { .. }) {
-            return Err(self.refuse(&order.key, &order.input.items, order.now_ms, asked_at, &called.answer).await);
+            return Err(self.refuse(&order.key, command.items(), order.now_ms, asked_at, &called.answer).await);
         }
         self.promise(&order.key, called)
     }
@@ -301,12 +295,13 @@ fn buyer(order: &Order) -> Result<Bytes, Refusal> {
     }
 }
 
-fn wanted(order: &Order) -> Result<Vec<Item>, Refusal> {
+/// Takes what is wanted out of the order.
+fn wanted(order: &mut Order) -> Result<Vec<Item>, Refusal> {
     if order.input.items.is_empty() {
         return Err(Problem::BadRequest
             .because(r#"Say what is wanted: `?sku=S&qty=1` with no body, or {"items":[{"sku":"S","qty":1}]}"#));
     }
-    Ok(order.input.items.clone())
+    Ok(std::mem::take(&mut order.input.items))
 }
 
 /// 128 random bits: nobody can guess another's, and no two are equal.
@@ -318,15 +313,31 @@ fn ordered(id: &[u8], order_no: u64) -> Reply {
     Reply::json(200, "confirmed", &json!({"order": shown(id), "no": order_no}))
 }
 
-fn items_json(items: &[Item]) -> Value {
-    items.iter().map(|item| json!({"sku": shown(&item.sku), "qty": item.quantity})).collect()
+/// A hold as the answer to its reservation shows it. Written as it stands, because a rush asks for nothing as often.
+#[derive(Serialize)]
+struct HoldShown<'a> {
+    deadline: u64,
+    hold: Shown<'a>,
+    items: Vec<ItemShown<'a>>,
+}
+
+#[derive(Serialize)]
+struct ItemShown<'a> {
+    qty: u32,
+    sku: Shown<'a>,
+}
+
+impl<'a> ItemShown<'a> {
+    fn of(item: &'a Item) -> Self {
+        Self { qty: item.quantity, sku: Shown(&item.sku) }
+    }
 }
 
 fn hold_json(hold: &HoldView) -> Value {
     let mut body = json!({
         "hold": shown(&hold.id),
         "state": hold.state,
-        "items": items_json(&hold.items),
+        "items": hold.items.iter().map(ItemShown::of).collect::<Vec<_>>(),
         "began": hold.began_ms,
         "deadline": hold.deadline_ms,
     });

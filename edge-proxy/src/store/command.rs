@@ -68,6 +68,14 @@ impl Command {
         }
     }
 
+    /// The units that it takes.
+    pub fn items(&self) -> &[Item] {
+        match self {
+            Command::Reserve { items, .. } | Command::Order { items, .. } => items,
+            Command::Confirm { .. } | Command::Release { .. } | Command::Extend { .. } => &[],
+        }
+    }
+
     /// Whose hold it is about, if the caller knows.
     pub fn buyer(&self) -> Option<&Bytes> {
         match self {

@@ -116,16 +116,26 @@ impl Layouts {
     /// # Errors
     /// [`StoreError::NoSale`], or the servers cannot be asked.
     pub async fn of(&self, sale: &[u8]) -> Result<Arc<Layout>, StoreError> {
-        if let Some(layout) = self.configured.get(sale) {
-            return Ok(Arc::clone(layout));
+        match self.at_hand(sale) {
+            Some(known) => known,
+            // Rare, and a large future.
+            None => Box::pin(self.find(sale)).await,
         }
+    }
+
+    /// The same, if nobody need be asked.
+    fn at_hand(&self, sale: &[u8]) -> Option<Result<Arc<Layout>, StoreError>> {
+        match self.configured.get(sale) {
+            Some(layout) => Some(Ok(Arc::clone(layout))),
+            None => self.names.get(sale)?.known(),
+        }
+    }
+
+    async fn find(&self, sale: &[u8]) -> Result<Arc<Layout>, StoreError> {
         let name = match self.names.get(sale) {
             Some(name) => name,
             None => self.names.get_with(Bytes::copy_from_slice(sale), Arc::default),
         };
-        if let Some(known) = name.known() {
-            return known;
-        }
         let _alone = name.probing.lock().await;
         if let Some(known) = name.known() {
             return known;
@@ -141,10 +151,7 @@ impl Layouts {
 
     /// The keys of `sale`, if they are known without asking.
     pub fn known(&self, sale: &[u8]) -> Option<Arc<Layout>> {
-        match self.configured.get(sale) {
-            Some(layout) => Some(Arc::clone(layout)),
-            None => self.names.get(sale)?.known()?.ok(),
-        }
+        self.at_hand(sale)?.ok()
     }
 
     /// The sale is not where it was found: for a moment it counts as unknown, then it is looked for again.

@@ -104,6 +104,11 @@ impl Link {
         if let Some(live) = self.usable() {
             return Ok(live);
         }
+        // Rare, and a large future.
+        Box::pin(self.reconnected(pass)).await
+    }
+
+    async fn reconnected(&self, pass: Pass) -> Result<Arc<Live>, StoreError> {
         let _alone = self.connecting.lock().await;
         if let Some(live) = self.usable() {
             return Ok(live);

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use redis::{Cmd, Value};
 
@@ -16,8 +15,8 @@ use super::layout::{Layout, Layouts, PROBED_SHARDS_MAX, sale_of_key};
 use super::merge::Plain;
 use super::nodes::{Dialect, Node, Place};
 use super::sum::sum;
-use super::{Called, SaleStore, StoreError, Throttle, Throttled};
-use crate::{metrics, trace};
+use super::{Called, StoreError, Throttle, Throttled};
+use crate::{metrics, quick, trace};
 
 /// Speaks to the servers.
 pub struct RedisStore {
@@ -38,7 +37,9 @@ impl RedisStore {
     async fn place_of<'a>(&self, layout: &'a Layout, command: &Command) -> Result<Option<Place<'a>>, StoreError> {
         match (command.buyer(), command.id()) {
             (Some(buyer), _) => Ok(Some(layout.home(buyer))),
-            (None, Some(id)) if layout.shards() > 1 => Ok(self.find(layout, id).await?.map(|(place, _)| place)),
+            (None, Some(id)) if layout.shards() > 1 => {
+                Ok(Box::pin(self.find(layout, id)).await?.map(|(place, _)| place))
+            }
             _ => Ok(Some(layout.place(0))),
         }
     }
@@ -94,6 +95,12 @@ impl RedisStore {
             let (reply, repeated) = self.fleet.reserve(place, plain).await?;
             return Ok(Called { answer: answer::answer(reply)?, repeated, safe: true });
         }
+        // Boxed, so that the future of the plain ones, which are nearly all in a rush, stays small.
+        Box::pin(self.call_alone(place, command)).await
+    }
+
+    /// A command that is not merged with others.
+    async fn call_alone(&self, place: Place<'_>, command: &Command) -> Result<Called, StoreError> {
         if let Command::Reserve { id: Some(id), .. } = command {
             return self.reserve_named(place, id, command).await;
         }
@@ -141,7 +148,7 @@ impl RedisStore {
     async fn call_in(&self, layout: &Layout, sale: &[u8], command: &Command) -> Result<Called, StoreError> {
         let Some(place) = self.place_of(layout, command).await? else {
             return match command {
-                Command::Release { .. } => self.release_everywhere(layout, command).await,
+                Command::Release { .. } => Box::pin(self.release_everywhere(layout, command)).await,
                 _ => Ok(Called { answer: Answer::NotFound, repeated: false, safe: true }),
             };
         };
@@ -234,10 +241,11 @@ impl RedisStore {
     }
 }
 
-#[async_trait]
-impl SaleStore for RedisStore {
-    async fn call(&self, sale: &[u8], command: &Command) -> Result<Called, StoreError> {
-        let timer = metrics::REDIS_SECONDS.with_label_values(&[command.name()]).start_timer();
+/// The port itself. [`super::current`] implements the trait: so there is one box around each future and not two.
+impl RedisStore {
+    /// See [`super::SaleStore::call`].
+    pub async fn call(&self, sale: &[u8], command: &Command) -> Result<Called, StoreError> {
+        let began = Instant::now();
         let work = async {
             match self.layouts.of(sale).await {
                 Ok(layout) => self.call_in(&layout, sale, command).await,
@@ -245,25 +253,28 @@ impl SaleStore for RedisStore {
             }
         };
         let result = trace::command(command.name(), work).await;
-        timer.observe_duration();
+        quick::observe(&metrics::REDIS_SECONDS, command.name(), began.elapsed().as_secs_f64());
         count(command.name(), &result);
         result
     }
 
-    async fn hold(&self, sale: &[u8], id: &[u8], buyer: Option<&[u8]>) -> Result<Option<HoldView>, StoreError> {
+    /// See [`super::SaleStore::hold`].
+    pub async fn hold(&self, sale: &[u8], id: &[u8], buyer: Option<&[u8]>) -> Result<Option<HoldView>, StoreError> {
         let layout = self.layouts.of(sale).await?;
         let result = trace::command("hold", self.look(&layout, sale, id, buyer)).await;
         count("hold", &result);
         result
     }
 
-    async fn sale(&self, sale: &[u8]) -> Result<(SaleView, i64), StoreError> {
+    /// See [`super::SaleStore::sale`].
+    pub async fn sale(&self, sale: &[u8]) -> Result<(SaleView, i64), StoreError> {
         let result = trace::command("info", self.view(sale)).await;
         count("info", &result);
         result
     }
 
-    async fn keys(&self, prefix: &[u8], max: usize) -> Result<Vec<Bytes>, StoreError> {
+    /// See [`super::SaleStore::keys`].
+    pub async fn keys(&self, prefix: &[u8], max: usize) -> Result<Vec<Bytes>, StoreError> {
         let pattern = [&glob_escape(prefix)[..], b"*"].concat();
         let topology = self.fleet.topology().await?;
         let mut names = BTreeSet::new();
@@ -276,7 +287,8 @@ impl SaleStore for RedisStore {
         Ok(names.into_iter().take(max).collect())
     }
 
-    async fn throttle(&self, key: &[u8], throttle: Throttle) -> Result<Throttled, StoreError> {
+    /// See [`super::SaleStore::throttle`].
+    pub async fn throttle(&self, key: &[u8], throttle: Throttle) -> Result<Throttled, StoreError> {
         let mut command = self.dialect().await?.command("THROTTLE", key);
         command.arg(throttle.burst).arg(throttle.count).arg(1).arg(throttle.quantity);
         let result = self.one(Place { key, shard: 0 }, command).await.and_then(answer::throttled);
@@ -284,7 +296,8 @@ impl SaleStore for RedisStore {
         result
     }
 
-    async fn once(&self, key: &[u8], life: Duration) -> Result<bool, StoreError> {
+    /// See [`super::SaleStore::once`].
+    pub async fn once(&self, key: &[u8], life: Duration) -> Result<bool, StoreError> {
         let mut command = redis::cmd("SET");
         let life_ms = life.as_millis().max(1) as u64;
         command.arg(key).arg(1).arg("NX").arg("PX").arg(life_ms);
@@ -293,7 +306,8 @@ impl SaleStore for RedisStore {
         Ok(result? != Value::Nil)
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
+    /// See [`super::SaleStore::ping`].
+    pub async fn ping(&self) -> Result<(), StoreError> {
         let topology = self.fleet.topology().await?;
         let mut trouble = StoreError::Down("there is no server".to_owned());
         for node in &topology.nodes {
@@ -324,9 +338,9 @@ fn pair(replies: Vec<Value>) -> Result<[Value; 2], StoreError> {
 const SCAN_COUNT: usize = 1000;
 const SCAN_ROUNDS_MAX: usize = 1000;
 
-fn count<T>(command: &str, result: &Result<T, StoreError>) {
+fn count<T>(command: &'static str, result: &Result<T, StoreError>) {
     let outcome = result.as_ref().map_or_else(StoreError::word, |_| "ok");
-    metrics::REDIS_CALLS.with_label_values(&[command, outcome]).inc();
+    quick::count(&metrics::REDIS_CALLS, [command, outcome]);
 }
 
 /// Unix milliseconds by this machine's clock.
