@@ -24,6 +24,7 @@ pub mod funnel;
 pub mod http;
 pub mod metrics;
 pub mod operate;
+mod packed;
 mod quick;
 pub mod relay;
 pub mod sale;

@@ -133,35 +133,65 @@ pub fn throttled(reply: Value) -> Result<Throttled, StoreError> {
 /// # Errors
 /// The server's error, or [`StoreError::Nonsense`].
 pub fn answer(reply: Value) -> Result<Answer, StoreError> {
-    let words = match checked(reply)? {
-        Value::Array(words) => words,
+    match checked(reply)? {
+        Value::Array(words) => outcome(words.first().and_then(bare).unwrap_or_default(), words.as_slice()),
         // A single word may come bare.
-        word @ (Value::SimpleString(_) | Value::BulkString(_)) => vec![word],
-        other => return Err(nonsense("an outcome", &other)),
-    };
-    let status = words.first().and_then(text).unwrap_or_default();
-    let bytes = |index: usize| words.get(index).and_then(bytes_of).ok_or_else(|| short(&status));
-    let count = |index: usize| words.get(index).and_then(number).ok_or_else(|| short(&status));
-    Ok(match status.as_str() {
-        "RESERVED" => Answer::Reserved { id: bytes(1)?, deadline_ms: count(2)? },
-        "CONFIRMED" => Answer::Confirmed { id: bytes(1)?, order_no: count(2)? },
-        "EXTENDED" => Answer::Extended { id: bytes(1)?, deadline_ms: count(2)? },
-        "RELEASED" => Answer::Released,
-        "EXPIRED" => Answer::Expired,
-        "NOTFOUND" => Answer::NotFound,
-        "MISMATCH" => Answer::Mismatch { field: words.get(1).and_then(text).unwrap_or_default() },
-        "WRONGSHARD" => Answer::WrongShard { key: bytes(1)? },
-        "NOTOPEN" => Answer::NotOpen { opens_at_ms: count(1)? },
-        "PAUSED" => Answer::Paused,
-        "CLOSED" => Answer::Closed,
-        "TOOLATE" => Answer::TooLate,
-        "BACKLOG" => Answer::Backlog,
-        "NOSKU" => Answer::NoSku { sku: bytes(1)? },
-        "LIMIT" => Answer::Limit { sku: bytes(1)?, left: count(2)? },
-        "SOLDOUT" => Answer::SoldOut { sku: bytes(1)? },
-        "ALLHELD" => Answer::AllHeld { sku: bytes(1)?, next_ms: count(2)? },
-        "EMPTY" => Answer::Empty { sku: bytes(1)? },
-        other => return Err(StoreError::Nonsense(format!("an outcome called {other:?}"))),
+        word @ (Value::SimpleString(_) | Value::BulkString(_)) => {
+            outcome(bare(&word).unwrap_or_default(), std::slice::from_ref(&word))
+        }
+        other => Err(nonsense("an outcome", &other)),
+    }
+}
+
+/// The words of an outcome, the status at 0.
+pub(super) trait Words {
+    fn bytes(&self, index: usize) -> Option<Bytes>;
+
+    /// A number that counts something; below zero stands for "none".
+    fn count(&self, index: usize) -> Option<u64>;
+}
+
+impl Words for [Value] {
+    fn bytes(&self, index: usize) -> Option<Bytes> {
+        self.get(index).and_then(bytes_of)
+    }
+
+    fn count(&self, index: usize) -> Option<u64> {
+        self.get(index).and_then(number)
+    }
+}
+
+/// Reads an outcome by its status, in whatever form the others of its words came.
+///
+/// # Errors
+/// [`StoreError::Nonsense`]
+pub(super) fn outcome(status: &[u8], words: &(impl Words + ?Sized)) -> Result<Answer, StoreError> {
+    let shown = || String::from_utf8_lossy(status);
+    let bytes = |index: usize| words.bytes(index).ok_or_else(|| short(&shown()));
+    let count = |index: usize| words.count(index).ok_or_else(|| short(&shown()));
+    Ok(match status {
+        b"RESERVED" => Answer::Reserved { id: bytes(1)?, deadline_ms: count(2)? },
+        b"CONFIRMED" => Answer::Confirmed { id: bytes(1)?, order_no: count(2)? },
+        b"EXTENDED" => Answer::Extended { id: bytes(1)?, deadline_ms: count(2)? },
+        b"RELEASED" => Answer::Released,
+        b"EXPIRED" => Answer::Expired,
+        b"NOTFOUND" => Answer::NotFound,
+        b"MISMATCH" => {
+            let field = words.bytes(1).unwrap_or_default();
+            Answer::Mismatch { field: String::from_utf8_lossy(&field).into_owned() }
+        }
+        b"WRONGSHARD" => Answer::WrongShard { key: bytes(1)? },
+        b"NOTOPEN" => Answer::NotOpen { opens_at_ms: count(1)? },
+        b"PAUSED" => Answer::Paused,
+        b"CLOSED" => Answer::Closed,
+        b"TOOLATE" => Answer::TooLate,
+        b"BACKLOG" => Answer::Backlog,
+        b"NOSKU" => Answer::NoSku { sku: bytes(1)? },
+        b"LIMIT" => Answer::Limit { sku: bytes(1)?, left: count(2)? },
+        b"SOLDOUT" => Answer::SoldOut { sku: bytes(1)? },
+        b"ALLHELD" => Answer::AllHeld { sku: bytes(1)?, next_ms: count(2)? },
+        b"EMPTY" => Answer::Empty { sku: bytes(1)? },
+        _ => return Err(StoreError::Nonsense(format!("an outcome called {:?}", shown()))),
     })
 }
 
@@ -197,11 +227,11 @@ fn is_not_found(reply: &Value) -> bool {
         Value::Nil => true,
         Value::Array(words) => match words.as_slice() {
             [] => true,
-            [only] => text(only).as_deref() == Some("NOTFOUND"),
+            [only] => bare(only) == Some(b"NOTFOUND"),
             _ => false,
         },
         Value::Map(fields) => fields.is_empty(),
-        other => text(other).as_deref() == Some("NOTFOUND"),
+        other => bare(other) == Some(b"NOTFOUND"),
     }
 }
 
@@ -284,14 +314,18 @@ pub fn server_error(code: &str, detail: &str) -> StoreError {
     }
 }
 
-pub(crate) fn text(value: &Value) -> Option<String> {
+/// A text as it came.
+fn bare(value: &Value) -> Option<&[u8]> {
     match value {
-        Value::SimpleString(text) => Some(text.clone()),
-        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        Value::VerbatimString { text, .. } => Some(text.clone()),
-        Value::Okay => Some("OK".to_owned()),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.as_bytes()),
+        Value::BulkString(bytes) => Some(bytes),
+        Value::Okay => Some(b"OK"),
         _ => None,
     }
+}
+
+pub(crate) fn text(value: &Value) -> Option<String> {
+    bare(value).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
 }
 
 pub(crate) fn bytes_of(value: &Value) -> Option<Bytes> {

@@ -101,7 +101,7 @@ impl Command {
         match self {
             Command::Reserve { id, buyer, items, meta, not_after_ms } => {
                 let mut cmd = dialect.command("RESERVE", key);
-                cmd.arg(id.as_deref().unwrap_or(b"*")).arg(&buyer[..]);
+                cmd.arg(id_or_star(id)).arg(&buyer[..]);
                 cmd.arg("NOTAFTER").arg(*not_after_ms);
                 text(&mut cmd, "META", meta);
                 push_items(&mut cmd, items);
@@ -159,6 +159,11 @@ impl Dialect {
             }
         }
     }
+}
+
+/// What a reservation says where its id stands.
+pub(super) fn id_or_star(id: &Option<Bytes>) -> &[u8] {
+    id.as_deref().unwrap_or(b"*")
 }
 
 fn text(cmd: &mut Cmd, name: &str, value: &Option<String>) {

@@ -19,7 +19,7 @@ use super::backend::Loading;
 use super::commit::GroupCommit;
 use super::discovery::{Discovery, host_of};
 use super::link::{Link, LinkTimes};
-use super::merge::{Merger, Plain};
+use super::merge::{Merger, Plain, Told};
 use super::nodes::{Node, Place, Redirect, Topology, redirect};
 use crate::config::{DurabilityConfig, RedisConfig, client_at, millis};
 
@@ -238,12 +238,12 @@ impl Fleet {
         Err(too_many_hops())
     }
 
-    /// Reserves, together with others that reserve in the same shard. Gives the reply of RESERVE, and whether the
+    /// Reserves, together with others that reserve in the same shard. Gives the answer of RESERVE, and whether the
     /// hold was there before.
     ///
     /// # Errors
     /// As [`Fleet::send`].
-    pub async fn reserve(self: &Arc<Self>, place: Place<'_>, plain: Plain) -> Result<(Value, bool), StoreError> {
+    pub async fn reserve(self: &Arc<Self>, place: Place<'_>, plain: Plain) -> Told {
         let node = self.node_of(place).await?;
         let merger = self.at_desk(&node, |desk| Arc::clone(&desk.merger));
         merger.reserve(self, place, plain).await

@@ -1,19 +1,21 @@
 //! Plain reservations of one shard, merged: one MRESERVE is under way on a connection, and those that come meanwhile
-//! go together in the next one. No timer: when nothing is under way a reservation goes at once, by itself.
+//! go together in the next one. No timer: when nothing is under way a reservation goes at once, with those that are
+//! ready in the same turn of the thread.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::{Cmd, Value};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
+use super::answer::Answer;
 use super::command::Command;
 use super::fleet::Fleet;
-use super::nodes::{Dialect, Place};
-use super::{StoreError, answer};
+use super::nodes::Place;
+use super::{StoreError, mreserve};
 use crate::http::input::Item;
 use crate::metrics;
 
@@ -51,31 +53,40 @@ impl Plain {
     }
 }
 
-/// The reply to a reservation, and whether its hold was there before.
-type Told = Result<(Value, bool), StoreError>;
+/// The answer to a reservation, and whether its hold was there before.
+pub type Told = Result<(Answer, bool), StoreError>;
 
-/// What becomes of one that waits: whoever changes it first decides.
-const WAITS: u8 = 0;
-const SENT: u8 = 1;
-const GIVEN_UP: u8 = 2;
-
+/// A reservation in the queue.
 struct Waiting {
     plain: Plain,
-    fate: Arc<AtomicU8>,
-    told: oneshot::Sender<Told>,
+    asker: Asker,
 }
 
-impl Waiting {
-    /// Whether it may be sent: the one who asked still waits.
-    fn may_go(&self) -> bool {
-        !self.told.is_closed() && self.fate.compare_exchange(WAITS, SENT, Ordering::AcqRel, Ordering::Acquire).is_ok()
+/// The one who waits for an answer.
+struct Asker {
+    /// Nobody waits longer.
+    until: Instant,
+    /// `None`: told.
+    told: Option<oneshot::Sender<Told>>,
+}
+
+impl Asker {
+    fn tell(&mut self, told: Told) {
+        if let Some(sender) = self.told.take() {
+            // The one who waited may have left.
+            let _ = sender.send(told);
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.told.as_ref().is_none_or(oneshot::Sender::is_closed)
     }
 }
 
 /// The reservations of one thread for one server.
 pub struct Merger {
-    /// By shard: those that wait. A shard that is there has one under way.
-    queues: Mutex<HashMap<Bytes, Vec<Waiting>>>,
+    /// By shard: those that wait. A shard that is there has somebody who sends for it.
+    queues: Mutex<BTreeMap<Bytes, VecDeque<Waiting>>>,
     most: usize,
     patience: Duration,
 }
@@ -86,65 +97,107 @@ impl Merger {
         Arc::new(Self { queues: Mutex::default(), most, patience })
     }
 
-    /// Reserves. The reply is that of RESERVE.
+    /// Reserves. The answer is that of RESERVE.
     ///
     /// # Errors
     /// [`StoreError::Down`] if it was not sent, [`StoreError::Unknown`] if the answer is lost.
     pub async fn reserve(self: &Arc<Self>, fleet: &Arc<Fleet>, place: Place<'_>, plain: Plain) -> Told {
         let (told, answer) = oneshot::channel();
-        let fate = Arc::new(AtomicU8::new(WAITS));
-        let waiting = Waiting { plain, fate: Arc::clone(&fate), told };
-        if let Some(first) = self.line_up(place.key, waiting)? {
+        let asker = Asker { until: Instant::now() + self.patience, told: Some(told) };
+        if self.line_up(place.key, Waiting { plain, asker })? {
+            // It goes when those who are ready now have lined up behind it, and with them.
             let key = Bytes::copy_from_slice(place.key);
-            tokio::spawn(Arc::clone(self).work(Arc::clone(fleet), key, place.shard, first));
+            tokio::spawn(Arc::clone(self).work(Arc::clone(fleet), key, place.shard));
         }
-        match tokio::time::timeout(self.patience, answer).await {
-            Ok(Ok(told)) => told,
-            Ok(Err(_)) => Err(StoreError::Unknown("the command was given up".to_owned())),
-            Err(_) => match fate.compare_exchange(WAITS, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => Err(StoreError::Down("it waited too long for its turn".to_owned())),
-                Err(_) => Err(StoreError::Unknown("the answer did not come in time".to_owned())),
-            },
-        }
+        answer.await.unwrap_or_else(|_| Err(StoreError::Unknown("the command was given up".to_owned())))
     }
 
-    /// Gives the reservation back if nothing is under way, so that it can go.
-    fn line_up(&self, key: &[u8], waiting: Waiting) -> Result<Option<Waiting>, StoreError> {
+    /// Whether somebody must be found who sends.
+    fn line_up(&self, key: &[u8], waiting: Waiting) -> Result<bool, StoreError> {
         let mut queues = self.queues();
         match queues.get_mut(key) {
             Some(queue) if queue.len() >= QUEUE_MAX => {
                 Err(StoreError::Full("too many reservations wait for one shard".to_owned()))
             }
             Some(queue) => {
-                queue.push(waiting);
-                Ok(None)
+                queue.push_back(waiting);
+                Ok(false)
             }
             None => {
-                queues.insert(Bytes::copy_from_slice(key), Vec::new());
-                Ok(Some(waiting))
+                queues.insert(Bytes::copy_from_slice(key), VecDeque::from([waiting]));
+                Ok(true)
             }
         }
     }
 
     /// Sends until nobody waits.
-    async fn work(self: Arc<Self>, fleet: Arc<Fleet>, key: Bytes, shard: u32, first: Waiting) {
+    async fn work(self: Arc<Self>, fleet: Arc<Fleet>, key: Bytes, shard: u32) {
         let _unlock = Unlock { merger: &self, key: &key };
-        let mut batch = vec![first];
-        loop {
-            batch.retain(Waiting::may_go);
-            if !batch.is_empty() {
-                let gone = send(&fleet, Place { key: &key, shard }, std::mem::take(&mut batch)).await;
-                self.spare(&key, &gone);
-            }
-            let mut queues = self.queues();
-            match queues.get_mut(&key) {
-                Some(queue) if !queue.is_empty() => {
-                    let most = self.most.min(queue.len());
-                    batch.extend(queue.drain(..most));
+        // One for all who wait here: a timer for each would cost more than the rest of the waiting.
+        let mut alarm = pin!(tokio::time::sleep(self.patience));
+        while let Some((plains, mut askers)) = self.next(&key) {
+            let mut sending = pin!(send(&fleet, Place { key: &key, shard }, &plains));
+            let told = loop {
+                tokio::select! {
+                    biased;
+                    told = &mut sending => break told,
+                    () = &mut alarm => alarm.as_mut().reset(self.give_up(&key, &mut askers)),
                 }
-                _ => return drop(queues.remove(&key)),
+            };
+            let mut gone = Gone::new();
+            for ((plain, asker), told) in plains.iter().zip(&mut askers).zip(told) {
+                note_gone(&mut gone, plain, &told);
+                asker.tell(told);
+            }
+            self.spare(&key, &gone);
+        }
+    }
+
+    /// Those who go together now, of whom some still wait; `None`, and the shard is nobody's, if there are none.
+    fn next(&self, key: &Bytes) -> Option<(Vec<Plain>, Vec<Asker>)> {
+        let mut queues = self.queues();
+        let queue = queues.get_mut(key)?;
+        let (mut plains, mut askers) = (Vec::new(), Vec::new());
+        while plains.len() < self.most
+            && let Some(Waiting { plain, asker }) = queue.pop_front()
+        {
+            if !asker.is_gone() {
+                plains.push(plain);
+                askers.push(asker);
             }
         }
+        if plains.is_empty() {
+            queues.remove(key);
+            return None;
+        }
+        Some((plains, askers))
+    }
+
+    /// Tells those who have waited long enough; `sent` are those whose reservations are under way. Gives the time at
+    /// which others will have.
+    fn give_up(&self, key: &Bytes, sent: &mut [Asker]) -> Instant {
+        let now = Instant::now();
+        let mut next = now + self.patience;
+        for asker in sent.iter_mut().filter(|asker| asker.told.is_some()) {
+            if asker.until <= now {
+                asker.tell(Err(StoreError::Unknown("the answer did not come in time".to_owned())));
+            } else {
+                next = next.min(asker.until);
+            }
+        }
+        let mut queues = self.queues();
+        let Some(queue) = queues.get_mut(key) else {
+            return next;
+        };
+        // They stand in the order in which they came.
+        while let Some(first) = queue.front_mut() {
+            if first.asker.until > now {
+                return next.min(first.asker.until);
+            }
+            first.asker.tell(Err(StoreError::Down("it waited too long for its turn".to_owned())));
+            queue.pop_front();
+        }
+        next
     }
 
     /// Answers those in the queue who want what has just turned out to be gone: the server need not be asked again. As
@@ -153,22 +206,21 @@ impl Merger {
         if gone.is_empty() {
             return;
         }
-        let spared: Vec<Waiting> = match self.queues().get_mut(key) {
-            Some(queue) => queue
-                .extract_if(.., |waiting| !waiting.plain.again && gone.contains_key(&waiting.plain.item.sku))
-                .collect(),
-            None => return,
-        };
-        metrics::REDIS_SPARED.inc_by(spared.len() as u64);
-        for waiting in spared {
-            if let Some(answer) = gone.get(&waiting.plain.item.sku) {
-                // The one who waited may have left.
-                let _ = waiting.told.send(Ok((answer.clone(), false)));
-            }
+        let mut spared = 0;
+        if let Some(queue) = self.queues().get_mut(key) {
+            queue.retain_mut(|waiting| match gone.get(&waiting.plain.item.sku) {
+                Some(answer) if !waiting.plain.again => {
+                    waiting.asker.tell(Ok((answer.clone(), false)));
+                    spared += 1;
+                    false
+                }
+                _ => true,
+            });
         }
+        metrics::REDIS_SPARED.inc_by(spared);
     }
 
-    fn queues(&self) -> MutexGuard<'_, HashMap<Bytes, Vec<Waiting>>> {
+    fn queues(&self) -> MutexGuard<'_, BTreeMap<Bytes, VecDeque<Waiting>>> {
         self.queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -189,109 +241,49 @@ impl Drop for Unlock<'_> {
 }
 
 /// Articles of which not one unit could be had, and how that was told.
-type Gone = HashMap<Bytes, Value>;
+type Gone = HashMap<Bytes, Answer>;
 
 /// Notes the answer if it says that not even one unit of the article can be had.
 fn note_gone(gone: &mut Gone, plain: &Plain, told: &Told) {
-    let Ok((Value::Array(answer), _)) = told else {
-        return;
-    };
-    let word: &[u8] = match answer.first() {
-        Some(Value::BulkString(word)) => word,
-        Some(Value::SimpleString(word)) => word.as_bytes(),
-        _ => return,
-    };
-    if plain.item.quantity == 1 && (word == b"SOLDOUT" || word == b"ALLHELD") {
-        gone.insert(plain.item.sku.clone(), Value::Array(answer.clone()));
+    if let Ok((answer @ (Answer::SoldOut { .. } | Answer::AllHeld { .. }), _)) = told
+        && plain.item.quantity == 1
+    {
+        gone.insert(plain.item.sku.clone(), answer.clone());
     }
 }
 
-async fn send(fleet: &Arc<Fleet>, place: Place<'_>, batch: Vec<Waiting>) -> Gone {
-    metrics::REDIS_BATCH.observe(batch.len() as f64);
-    let plains: Vec<&Plain> = batch.iter().map(|waiting| &waiting.plain).collect();
-    let mut told = reserve_all(fleet, place, &plains).await;
-    // One that the server takes for misuse must not be the ruin of the others.
-    if batch.len() > 1 && matches!(told.first(), Some(Err(StoreError::Misuse(_)))) {
-        told.clear();
-        for plain in &plains {
-            told.append(&mut reserve_all(fleet, place, &[*plain]).await);
-        }
+/// What each of the reservations is told.
+async fn send(fleet: &Arc<Fleet>, place: Place<'_>, plains: &[Plain]) -> Vec<Told> {
+    metrics::REDIS_BATCH.observe(plains.len() as f64);
+    match send_together(fleet, place, plains).await {
+        Ok(told) => told,
+        // One that the server takes for misuse must not be the ruin of the others.
+        Err(StoreError::Misuse(_)) if plains.len() > 1 => Box::pin(send_each(fleet, place, plains)).await,
+        Err(error) => plains.iter().map(|_| Err(error.clone())).collect(),
     }
-    let mut gone = Gone::new();
-    for (waiting, told) in batch.into_iter().zip(told) {
-        note_gone(&mut gone, &waiting.plain, &told);
-        // The one who waited may have left.
-        let _ = waiting.told.send(told);
-    }
-    gone
 }
 
-/// What each of the reservations is answered.
-async fn reserve_all(fleet: &Arc<Fleet>, place: Place<'_>, plains: &[&Plain]) -> Vec<Told> {
-    let replies = match fleet.topology().await {
-        Ok(topology) => fleet.send(place, &commands(topology.dialect, place.key, plains)).await,
-        Err(error) => Err(error),
-    };
-    let told = replies.and_then(|replies| read(replies, plains));
-    told.unwrap_or_else(|error| plains.iter().map(|_| Err(error.clone())).collect())
-}
-
-/// The holds that may be there already are looked at in the same write, which tells a repeat from the first time.
-fn commands(dialect: Dialect, key: &[u8], plains: &[&Plain]) -> Vec<Cmd> {
-    let ids = plains.iter().filter_map(|plain| plain.id.as_deref());
-    let mut commands: Vec<Cmd> = ids.map(|id| dialect.command("HOLD", key).arg(id).to_owned()).collect();
-    // They all came while the last command was under way: the first to be too late stands for them.
-    let not_after_ms = plains.iter().map(|plain| plain.not_after_ms).min().unwrap_or(0);
-    let mut reserve = match plains {
-        [plain] => {
-            let mut cmd = dialect.command("RESERVE", key);
-            cmd.arg(plain.id.as_deref().unwrap_or(b"*")).arg(&plain.buyer[..]);
-            cmd.arg("NOTAFTER").arg(not_after_ms).arg("ITEMS");
-            cmd
-        }
-        _ => {
-            let mut cmd = dialect.command("MRESERVE", key);
-            cmd.arg("NOTAFTER").arg(not_after_ms).arg("HOLDS");
-            cmd
-        }
-    };
+async fn send_each(fleet: &Arc<Fleet>, place: Place<'_>, plains: &[Plain]) -> Vec<Told> {
+    let mut all = Vec::with_capacity(plains.len());
     for plain in plains {
-        if plains.len() > 1 {
-            reserve.arg(plain.id.as_deref().unwrap_or(b"*")).arg(&plain.buyer[..]);
+        match send_together(fleet, place, std::slice::from_ref(plain)).await {
+            Ok(mut told) => all.append(&mut told),
+            Err(error) => all.push(Err(error)),
         }
-        reserve.arg(&plain.item.sku[..]).arg(plain.item.quantity);
     }
-    commands.push(reserve);
-    commands
+    all
 }
 
-fn read(mut replies: Vec<Value>, plains: &[&Plain]) -> Result<Vec<Told>, StoreError> {
-    let last = answer::checked(replies.pop().unwrap_or(Value::Nil))?;
-    let outcomes = match last {
-        reply if plains.len() == 1 => vec![reply],
-        Value::Array(outcomes) if outcomes.len() == plains.len() => outcomes,
-        _ => return Err(StoreError::Nonsense("MRESERVE answered for other holds than were asked for".to_owned())),
-    };
-    let mut before = replies.into_iter();
-    let mut seen = HashSet::new();
-    let told = plains.iter().zip(outcomes).map(|(plain, outcome)| {
-        let repeated = match &plain.id {
-            None => false,
-            Some(id) => {
-                let known = answer::hold(before.next().unwrap_or(Value::Nil))?.is_some();
-                !seen.insert(id) || known
-            }
-        };
-        Ok((outcome, repeated))
-    });
-    Ok(told.collect())
+async fn send_together(fleet: &Arc<Fleet>, place: Place<'_>, plains: &[Plain]) -> Result<Vec<Told>, StoreError> {
+    let commands = mreserve::commands(fleet.topology().await?.dialect, place.key, plains);
+    mreserve::read(fleet.send(place, &commands).await?, plains)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn plain(id: Option<&'static str>, buyer: &'static str, not_after_ms: u64) -> Plain {
+    pub fn plain(id: Option<&'static str>, buyer: &'static str, not_after_ms: u64) -> Plain {
         Plain {
             id: id.map(|id| Bytes::from_static(id.as_bytes())),
             buyer: Bytes::from_static(buyer.as_bytes()),
@@ -301,66 +293,74 @@ mod tests {
         }
     }
 
-    fn spelled(commands: &[Cmd]) -> Vec<String> {
-        let word = |word: redis::Arg<&[u8]>| match word {
-            redis::Arg::Simple(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-            _ => String::new(),
-        };
-        commands.iter().map(|cmd| cmd.args_iter().map(word).collect::<Vec<_>>().join(" ")).collect()
-    }
-
-    #[test]
-    fn one_goes_by_itself_and_several_go_together() {
-        let (one, two) = (plain(Some("h"), "ann", 9), plain(None, "bob", 7));
-        assert_eq!(
-            spelled(&commands(Dialect::Module, b"k", &[&one])),
-            ["FLASH.HOLD k h", "FLASH.RESERVE k h ann NOTAFTER 9 ITEMS S 1"]
-        );
-        assert_eq!(
-            spelled(&commands(Dialect::Module, b"k", &[&one, &two])),
-            ["FLASH.HOLD k h", "FLASH.MRESERVE k NOTAFTER 7 HOLDS h ann S 1 * bob S 1"]
-        );
-    }
-
-    #[test]
-    fn each_is_told_its_own() {
-        let (one, two, again) = (plain(Some("h"), "ann", 9), plain(None, "bob", 9), plain(Some("h"), "ann", 9));
-        let nobody = Value::Array(Vec::new());
-        let outcomes = Value::Array(vec![Value::Int(1), Value::Int(2), Value::Int(3)]);
-        let told = read(vec![nobody.clone(), nobody.clone(), outcomes], &[&one, &two, &again]).unwrap();
-        let told: Vec<_> = told.into_iter().map(Result::unwrap).collect();
-        assert_eq!(told, [(Value::Int(1), false), (Value::Int(2), false), (Value::Int(3), true)]);
-        assert!(read(vec![nobody.clone(), nobody, Value::Array(vec![])], &[&one, &two, &again]).is_err());
-    }
+    const KEY: Bytes = Bytes::from_static(b"k");
+    const PATIENCE: Duration = Duration::from_secs(1);
 
     fn wait(merger: &Merger, plain: Plain) -> oneshot::Receiver<Told> {
         let (told, answer) = oneshot::channel();
-        let waiting = Waiting { plain, fate: Arc::new(AtomicU8::new(WAITS)), told };
-        merger.line_up(b"k", waiting).unwrap();
+        let asker = Asker { until: Instant::now() + merger.patience, told: Some(told) };
+        merger.line_up(&KEY, Waiting { plain, asker }).unwrap();
         answer
     }
 
     #[test]
     fn who_waits_for_what_is_gone_is_told_so_and_a_second_attempt_is_not() {
-        let merger = Merger::new(64, Duration::from_secs(1));
-        let _first = wait(&merger, plain(None, "ann", 9));
+        let merger = Merger::new(64, PATIENCE);
         let mut same = wait(&merger, plain(None, "bob", 9));
         let mut again = wait(&merger, Plain { again: true, ..plain(Some("h"), "bob", 9) });
         let other_item = Item { sku: Bytes::from_static(b"T"), quantity: 1 };
         let mut other = wait(&merger, Plain { item: other_item, ..plain(None, "cleo", 9) });
-        let answer = |word: &str| Value::Array(vec![Value::BulkString(word.as_bytes().to_vec())]);
-        let gone_by = |word: &str, quantity| {
+        let sku = Bytes::from_static(b"S");
+        let all_held = Answer::AllHeld { sku: sku.clone(), next_ms: 7 };
+        let gone_by = |answer: &Answer, quantity| {
             let mut gone = Gone::new();
             let mut asked = plain(None, "ann", 9);
             asked.item.quantity = quantity;
-            note_gone(&mut gone, &asked, &Ok((answer(word), false)));
+            note_gone(&mut gone, &asked, &Ok((answer.clone(), false)));
             gone
         };
-        assert!(gone_by("RESERVED", 1).is_empty() && gone_by("EMPTY", 1).is_empty() && gone_by("LIMIT", 1).is_empty());
-        assert!(gone_by("ALLHELD", 2).is_empty(), "one unit may be there");
-        merger.spare(&Bytes::from_static(b"k"), &gone_by("ALLHELD", 1));
-        assert_eq!(same.try_recv().unwrap().unwrap(), (answer("ALLHELD"), false));
+        for answer in [
+            Answer::Reserved { id: sku.clone(), deadline_ms: 1 },
+            Answer::Empty { sku: sku.clone() },
+            Answer::Limit { sku: sku.clone(), left: 0 },
+        ] {
+            assert!(gone_by(&answer, 1).is_empty(), "{answer:?}");
+        }
+        assert!(gone_by(&all_held, 2).is_empty(), "one unit may be there");
+        merger.spare(&KEY, &gone_by(&all_held, 1));
+        assert_eq!(same.try_recv().unwrap(), Ok((all_held, false)));
         assert!(again.try_recv().is_err() && other.try_recv().is_err());
+    }
+
+    #[test]
+    fn so_many_go_together_and_none_that_nobody_waits_for() {
+        let merger = Merger::new(2, PATIENCE);
+        let _waiting: Vec<_> = ["ann", "bob", "cleo", "dan"].map(|buyer| wait(&merger, plain(None, buyer, 9))).into();
+        drop(wait(&merger, plain(None, "eve", 9)));
+        let next = || merger.next(&KEY).map(|(plains, _)| plains.iter().map(|plain| plain.buyer.clone()).collect());
+        let (first, second): (Vec<Bytes>, Vec<Bytes>) = (next().unwrap(), next().unwrap());
+        assert_eq!([first, second], [["ann", "bob"], ["cleo", "dan"]]);
+        assert_eq!(next(), None);
+        assert!(merger.queues().is_empty(), "the next one has to find somebody who sends");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_too_long_is_told_whether_it_was_sent() {
+        let merger = Merger::new(1, PATIENCE);
+        let mut sent = wait(&merger, plain(None, "ann", 9));
+        let (_, mut askers) = merger.next(&KEY).unwrap();
+        let mut waits = wait(&merger, plain(None, "bob", 9));
+        tokio::time::advance(PATIENCE / 2).await;
+        let mut later = wait(&merger, plain(None, "cleo", 9));
+        assert_eq!(merger.give_up(&KEY, &mut askers), Instant::now() + PATIENCE / 2);
+        assert!(sent.try_recv().is_err() && waits.try_recv().is_err());
+        tokio::time::advance(PATIENCE / 2).await;
+        assert_eq!(merger.give_up(&KEY, &mut askers), Instant::now() + PATIENCE / 2);
+        assert!(matches!(sent.try_recv().unwrap(), Err(StoreError::Unknown(_))));
+        assert!(matches!(waits.try_recv().unwrap(), Err(StoreError::Down(_))));
+        assert!(later.try_recv().is_err());
+        let (plains, _) = merger.next(&KEY).unwrap();
+        assert_eq!(plains[0].buyer, "cleo");
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! replies, all pure. [`layout`] knows the keys of a sale, [`fleet`] the server of a key, which [`discovery`] finds
 //! ([`backend`] what it speaks) and
 //! [`nodes`] describes. [`link`] is one connection, [`breaker`] knows when not to use it, [`merge`] puts reservations
-//! together, [`commit`] groups writes that must reach replicas. [`current`] is the deployment of the moment.
+//! together ([`mreserve`] is how that is said), [`commit`] groups writes that must reach replicas. [`current`] is the deployment of the moment.
 
 pub mod answer;
 pub mod backend;
@@ -18,6 +18,7 @@ pub mod info;
 pub mod layout;
 mod link;
 mod merge;
+mod mreserve;
 pub mod nodes;
 pub mod redis;
 mod sum;

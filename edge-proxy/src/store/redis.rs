@@ -92,8 +92,8 @@ impl RedisStore {
     async fn call_once(&self, place: Place<'_>, command: &Command, again: bool) -> Result<Called, StoreError> {
         if let Some(plain) = Plain::of(command) {
             let plain = Plain { again, ..plain };
-            let (reply, repeated) = self.fleet.reserve(place, plain).await?;
-            return Ok(Called { answer: answer::answer(reply)?, repeated, safe: true });
+            let (answer, repeated) = self.fleet.reserve(place, plain).await?;
+            return Ok(Called { answer, repeated, safe: true });
         }
         // Boxed, so that the future of the plain ones, which are nearly all in a rush, stays small.
         Box::pin(self.call_alone(place, command)).await

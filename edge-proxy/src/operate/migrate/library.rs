@@ -7,8 +7,8 @@ use flashsale_core::import::{Counted, Import, KeptHold, KeptItems, KeptSale, Kep
 use flashsale_core::{Events, Sale, Settings, Shard, sharding};
 use redis::{Cmd, Value};
 
-use super::packed::Packed;
 use crate::operate::deployment::Deployment;
+use crate::packed::Packed;
 use crate::store::nodes::Place;
 
 /// The layout that is read here.

@@ -15,7 +15,6 @@
 
 mod landing;
 mod library;
-mod packed;
 mod payload;
 
 use std::collections::HashMap;

@@ -1,4 +1,5 @@
-//! MessagePack as the library of functions stores it: arrays, strings of any bytes, integers, `false` for nothing.
+//! MessagePack as the library of functions stores it, and as MRESERVE answers in it: arrays, strings of any bytes,
+//! integers, `false` or nil for nothing.
 
 use anyhow::{Context, bail, ensure};
 
@@ -21,9 +22,30 @@ impl<'a> Packed<'a> {
     /// # Errors
     /// The bytes are something else.
     pub fn read(mut bytes: &'a [u8]) -> anyhow::Result<Self> {
-        let value = read(&mut bytes, DEEPEST)?;
+        let value = Self::take(&mut bytes)?;
         ensure!(bytes.is_empty(), "{} bytes too many", bytes.len());
         Ok(value)
+    }
+
+    /// Takes one value off the front.
+    ///
+    /// # Errors
+    /// They begin with something else.
+    pub fn take(bytes: &mut &'a [u8]) -> anyhow::Result<Self> {
+        read(bytes, DEEPEST)
+    }
+
+    /// Takes the head of an array off the front: so many values follow.
+    ///
+    /// # Errors
+    /// They do not begin with an array.
+    pub fn take_head(bytes: &mut &'a [u8]) -> anyhow::Result<usize> {
+        match take(bytes, 1)?[0] {
+            first @ 0x90..=0x9f => Ok(usize::from(first & 0x0f)),
+            0xdc => Ok(unsigned(bytes, 2)? as usize),
+            0xdd => Ok(unsigned(bytes, 4)? as usize),
+            other => bail!("byte {other:#04x} begins no array"),
+        }
     }
 
     /// # Errors
@@ -105,7 +127,7 @@ fn read<'a>(bytes: &mut &'a [u8], deeper: u32) -> anyhow::Result<Packed<'a>> {
         0x90..=0x9f => list(bytes, usize::from(first & 0x0f), deeper)?,
         0xdc => length(bytes, 2).and_then(|length| list(bytes, length, deeper))?,
         0xdd => length(bytes, 4).and_then(|length| list(bytes, length, deeper))?,
-        other => bail!("byte {other:#04x} begins nothing that the library stores"),
+        other => bail!("byte {other:#04x} begins nothing that is stored or answered here"),
     })
 }
 
@@ -140,6 +162,17 @@ mod tests {
             Packed::List(Vec::new()),
         ];
         assert_eq!(list.list().unwrap(), expected);
+    }
+
+    #[test]
+    fn arrays_are_read_value_by_value() {
+        let mut bytes = &b"\x92\x07\xdc\x00\x01\xa2hi"[..];
+        assert_eq!(Packed::take_head(&mut bytes).unwrap(), 2);
+        assert_eq!(Packed::take(&mut bytes).unwrap(), Packed::Number(7));
+        assert_eq!(Packed::take_head(&mut bytes).unwrap(), 1);
+        assert!(Packed::take_head(&mut { bytes }).is_err());
+        assert_eq!(Packed::take(&mut bytes).unwrap(), Packed::Bytes(b"hi"));
+        assert!(bytes.is_empty() && Packed::take(&mut bytes).is_err());
     }
 
     #[test]
