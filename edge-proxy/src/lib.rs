@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod operate;
 mod packed;
 mod quick;
+mod recent;
 pub mod relay;
 pub mod sale;
 pub mod server;

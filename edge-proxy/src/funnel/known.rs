@@ -23,6 +23,7 @@ use crate::http::input::Item;
 use crate::http::problem::Refusal;
 use crate::http::routes::Call;
 use crate::metrics;
+use crate::recent::{Owner, Recent};
 use crate::sale::picture::Picture;
 use crate::sale::refusals::Refusals;
 use crate::store::layout::sale_of_key;
@@ -87,9 +88,14 @@ pub struct Known {
     refuse_all_held: AtomicBool,
     store: Arc<dyn SaleStore>,
     sales: Cache<Bytes, Arc<Watched>>,
+    owner: Owner,
     strangers: ArcSwap<Strangers>,
     /// The server's clock less ours, in milliseconds.
     clock_offset_ms: AtomicI64,
+}
+
+thread_local! {
+    static RECENT: Recent<Arc<Watched>> = const { Recent::new() };
 }
 
 /// Names that are no sale, and how many more may be looked up.
@@ -131,6 +137,7 @@ impl Known {
             stale_ms: AtomicU64::new(config.stale_ms),
             refuse_all_held: AtomicBool::new(config.refuse_all_held),
             sales: Cache::builder().max_capacity(config.sales_max).time_to_idle(IDLE).build(),
+            owner: Owner::new(),
             strangers: ArcSwap::from_pointee(Strangers::new(config)),
             clock_offset_ms: AtomicI64::new(0),
         }
@@ -177,7 +184,7 @@ impl Known {
 
     /// The same, if it need not be fetched.
     fn picture_at_hand(&self, key: &[u8]) -> Option<Arc<Picture>> {
-        self.fresh(&*self.sales.get(key)?)
+        self.fresh(&*RECENT.with(|recent| recent.get(self.owner, key, || self.sales.get(key)))?)
     }
 
     /// The same, but an older picture will do while Redis is away.
@@ -252,6 +259,8 @@ impl Known {
             Err(error) => {
                 metrics::KNOWN_REFRESHES.with_label_values(&["error"]).inc();
                 if error == StoreError::NoSale {
+                    // Threads that have it at hand must look again.
+                    watched.picture.store(None);
                     self.sales.invalidate(key);
                     self.strangers.load().names.insert(Bytes::copy_from_slice(key), ());
                 }

@@ -163,17 +163,19 @@ impl Lanes {
         if last.0.elapsed() > Duration::from_secs(1) { Duration::ZERO } else { last.1 }
     }
 
-    fn answered(&self, took: Duration) {
+    fn answered(&self, asked_at: Instant) {
+        let now = Instant::now();
+        let took = now.duration_since(asked_at);
         self.traffic.took_us.fetch_add(took.as_micros() as u64, Ordering::Relaxed);
         self.traffic.answers.fetch_add(1, Ordering::Relaxed);
         // Whoever comes first after a window's end judges it; nobody waits.
         let Ok(mut began) = self.traffic.window.try_lock() else {
             return;
         };
-        if began.elapsed() < millis(self.config.window_ms) {
+        if now.duration_since(*began) < millis(self.config.window_ms) {
             return;
         }
-        *began = Instant::now();
+        *began = now;
         let answers = self.traffic.answers.swap(0, Ordering::Relaxed).max(1);
         let mean = Duration::from_micros(self.traffic.took_us.swap(0, Ordering::Relaxed) / answers);
         let peak = self.traffic.peak.swap(self.traffic.in_flight.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -203,7 +205,7 @@ impl Place {
     /// The stock has answered: how long that took is what the limit follows. Without an answer (the client went
     /// away, the request was malformed) the place is only given back.
     pub fn answered(self) {
-        self.lanes.answered(self.began.elapsed());
+        self.lanes.answered(self.began);
     }
 }
 

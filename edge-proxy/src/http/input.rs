@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
@@ -310,12 +310,14 @@ fn text(name: &str, value: Vec<u8>) -> Result<String, Refusal> {
     String::from_utf8(value).map_err(|_| Problem::BadRequest.because(format!("`{name}` is not UTF-8.")))
 }
 
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// The hold id that `Idempotency-Key` names. Quotes around it, which the header's draft asks for, are cut off.
 ///
 /// # Errors
 /// It is empty, too long, or has bytes that are not visible ASCII.
 pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<Bytes>, Refusal> {
-    let mut values = headers.get_all("idempotency-key").iter();
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };

@@ -17,6 +17,7 @@ use super::fleet::Fleet;
 use super::info::ShardInfo;
 use super::nodes::Place;
 use crate::config::SaleEntry;
+use crate::recent::{Owner, Recent};
 
 /// Most shards of a sale that is found without being configured.
 pub const PROBED_SHARDS_MAX: u32 = 64;
@@ -80,6 +81,11 @@ pub struct Layouts {
     fleet: Arc<Fleet>,
     configured: HashMap<Bytes, Arc<Layout>>,
     names: Cache<Bytes, Arc<Name>>,
+    owner: Owner,
+}
+
+thread_local! {
+    static RECENT: Recent<Arc<Name>> = const { Recent::new() };
 }
 
 /// What is known of one name.
@@ -108,6 +114,7 @@ impl Layouts {
             fleet,
             configured: sales.iter().map(entry).collect(),
             names: Cache::builder().max_capacity(NAMES_MAX).time_to_idle(IDLE).build(),
+            owner: Owner::new(),
         }
     }
 
@@ -125,10 +132,13 @@ impl Layouts {
 
     /// The same, if nobody need be asked.
     fn at_hand(&self, sale: &[u8]) -> Option<Result<Arc<Layout>, StoreError>> {
-        match self.configured.get(sale) {
-            Some(layout) => Some(Ok(Arc::clone(layout))),
-            None => self.names.get(sale)?.known(),
+        // Nearly always there are none.
+        if !self.configured.is_empty()
+            && let Some(layout) = self.configured.get(sale)
+        {
+            return Some(Ok(Arc::clone(layout)));
         }
+        RECENT.with(|recent| recent.get(self.owner, sale, || self.names.get(sale)))?.known()
     }
 
     async fn find(&self, sale: &[u8]) -> Result<Arc<Layout>, StoreError> {
@@ -156,6 +166,7 @@ impl Layouts {
 
     /// The sale is not where it was found: for a moment it counts as unknown, then it is looked for again.
     pub fn forget(&self, sale: &[u8]) {
+        RECENT.with(Recent::forget);
         if let Some(name) = self.names.get(sale) {
             name.found.store(Some(Arc::new(Found { layout: None, at: Instant::now() })));
         }

@@ -122,8 +122,8 @@ impl RedisStore {
         let result = self.call_once(place, command, false).await;
         // A connection may turn out to be dead only when it is used. What can be repeated without harm is
         // tried once more, if the first attempt has not used up the time already.
-        let soon = began.elapsed() < self.fleet.times().response / 2;
-        if soon && command.may_be_repeated() && matches!(result, Err(StoreError::Unknown(_))) {
+        let soon = || began.elapsed() < self.fleet.times().response / 2;
+        if matches!(result, Err(StoreError::Unknown(_))) && command.may_be_repeated() && soon() {
             return self.call_once(place, command, true).await.map_err(|error| match error {
                 // Not sent this time, but the first attempt may have been heard.
                 StoreError::Down(why) => StoreError::Unknown(why),

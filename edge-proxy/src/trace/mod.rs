@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::Either;
 use http::header::HeaderName;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{Span as _, SpanKind, Status, TraceContextExt, Tracer as _, TracerProvider as _};
@@ -234,18 +235,30 @@ tokio::task_local! {
 }
 
 /// Does the work of a request so that its commands to the stock are found below its span.
-pub async fn within<T>(trace: Option<&Trace>, work: impl Future<Output = T>) -> T {
+pub fn within<W: Future>(trace: Option<&Trace>, work: W) -> impl Future<Output = W::Output> + use<W> {
+    // The work is moved once, and not from one state of a future to another: it is large.
     match trace.filter(|trace| trace.span.is_recording()) {
-        Some(trace) => CURRENT.scope(trace.parent.clone(), work).await,
-        None => work.await,
+        Some(trace) => Either::Left(CURRENT.scope(trace.parent.clone(), work)),
+        None => Either::Right(work),
     }
 }
 
 /// A command to the stock; `name` such as `RESERVE`. With others merged into one it is still a span of its own.
-pub async fn command<T>(name: &str, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let Ok(parent) = CURRENT.try_with(Parent::clone) else {
-        return work.await;
-    };
+pub fn command<'a, T>(
+    name: &'a str,
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'a,
+) -> impl Future<Output = Result<T, StoreError>> + Send {
+    match CURRENT.try_with(Parent::clone) {
+        Ok(parent) => Either::Left(Box::pin(traced(parent, name, work))),
+        Err(_) => Either::Right(work),
+    }
+}
+
+async fn traced<T>(
+    parent: Parent,
+    name: &str,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
     let operation = format!("FLASH.{}", name.to_ascii_uppercase());
     let mut span = parent.start(operation.clone());
     span.set_attributes([KeyValue::new("db.system.name", "redis"), KeyValue::new("db.operation.name", operation)]);
