@@ -143,6 +143,9 @@ fn server_conf(config: &Config) -> ServerConf {
         work_stealing: false,
         grace_period_seconds: Some(config.listen.drain_s),
         graceful_shutdown_timeout_seconds: Some(1),
+        // The library's own timers read the clock for each read and write, and keep a tree of all that were ever set
+        // until their time. The runtime's are made only where one has to wait, and gone when it need not.
+        fast_timeout_to_tokio_threshold_seconds: Some(0),
         max_retries: config.shop.tries,
         ca_file: config.shop.ca_file.as_ref().map(|file| file.to_string_lossy().into_owned()),
         upgrade_sock: config
