@@ -179,7 +179,7 @@ impl Edge {
         }
         let header = session.req_header();
         let error = error.map(|error| error.etype().as_str());
-        let upstream = request.visit.as_ref().map(|visit| visit.backend.addr.to_string());
+        let upstream = request.visit.as_ref().map(|visit| visit.server.backend.addr.to_string());
         let line = Line {
             method: header.method.as_str(),
             path: header.uri.path(),

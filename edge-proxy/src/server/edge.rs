@@ -5,14 +5,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
 use pingora::prelude::HttpPeer;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
 use super::answer::{Edge, Request, is_tls, peer_of, respond};
 use super::cache::{Found, Page};
+use super::forwarded;
 use super::header_clock::HeaderClock;
-use super::shop;
 use crate::http::problem::{Problem, Refusal};
 use crate::http::reply::Reply;
 use crate::metrics;
@@ -24,6 +25,9 @@ impl ProxyHttp for Edge {
     fn new_ctx(&self) -> Request {
         self.begin()
     }
+
+    /// Nothing is compressed here, so the filter for it, which would do nothing for each request, is left out.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     /// The header is there: its time is no longer counted.
     async fn early_request_filter(&self, session: &mut Session, _: &mut Request) -> pingora::Result<()> {
@@ -86,9 +90,10 @@ impl ProxyHttp for Edge {
             .shop
             .pick(&request.tried)
             .ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "the shop has no server"))?;
-        let peer = live.shop.peer(&visit.backend, session.is_upgrade_req());
+        let header = session.req_header();
+        let peer = live.shop.peer(&visit.server.backend, &header.headers, session.is_upgrade_req());
         if let Some(trace) = &mut request.trace {
-            trace.ask_shop(&visit.backend.addr.to_string());
+            trace.ask_shop(&visit.server.backend.addr.to_string());
         }
         request.visit = Some(visit);
         Ok(Box::new(peer))
@@ -113,7 +118,7 @@ impl ProxyHttp for Edge {
         if let Some(trace) = &request.trace {
             trace.tell_shop(upstream);
         }
-        shop::forward(upstream, peer_of(session), is_tls(session), &request.live.config.listen.trusted_proxies)
+        forwarded::forward(upstream, peer_of(session), is_tls(session), &request.live.config.listen.trusted_proxies)
     }
 
     /// The head of the shop's answer: may it be kept?

@@ -5,8 +5,8 @@
 //! - [`door`] takes requests from them;
 //! - [`answer`] is for those that the edge answers by itself, through the funnel;
 //! - [`edge`] is for those to the shop: the phases of Pingora's proxy, from top to bottom;
-//! - [`shop`] is the shop behind: time limits, forwarded headers; [`servers`] chooses among its servers,
-//!   [`cache`] keeps some of its pages;
+//! - [`shop`] is the shop behind: time limits; [`servers`] chooses among its servers, [`forwarded`] tells them who is
+//!   there, [`cache`] keeps some of its pages;
 //! - [`admin`] is the other listener: metrics, health, the JSON API;
 //! - [`access_log`] writes a line for some of the requests, [`calm_log`] is for people;
 //! - [`successor`] runs the relay and the balancer, and others in their place after a reload;
@@ -21,6 +21,7 @@ pub mod certificate;
 pub mod connection;
 pub mod door;
 pub mod edge;
+pub mod forwarded;
 pub mod gate;
 pub mod header_clock;
 pub mod lifecycle;

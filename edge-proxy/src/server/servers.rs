@@ -2,27 +2,31 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context, bail, ensure};
+use async_trait::async_trait;
 use futures_util::FutureExt;
 use pingora::lb::discovery::Static;
-use pingora::lb::health_check::HealthCheck;
+use pingora::lb::health_check::{HealthCheck, HealthObserve};
 use pingora::lb::{Backend, Backends};
 
 use crate::config::Balance;
 
 /// One server of the shop.
 #[derive(Debug)]
-struct Server {
-    backend: Backend,
+pub struct Server {
+    pub backend: Backend,
     /// Requests that it is answering.
-    busy: Arc<AtomicUsize>,
+    busy: AtomicUsize,
+    /// As the last checks found it; each is thought well until looked at. Every request asks, so it stands here and
+    /// not only in the library's map.
+    is_well: AtomicBool,
 }
 
 /// All of them. Each resolved address counts as a server.
 pub struct Servers {
-    servers: Vec<Server>,
+    servers: Arc<[Arc<Server>]>,
     balance: Balance,
     next: AtomicUsize,
     health: Backends,
@@ -31,24 +35,44 @@ pub struct Servers {
 /// A request at a server: counted until dropped.
 #[derive(Debug)]
 pub struct Visit {
-    pub backend: Backend,
+    pub server: Arc<Server>,
     number: usize,
-    busy: Arc<AtomicUsize>,
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        self.busy.fetch_sub(1, Ordering::Relaxed);
+        self.server.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Hears from the checks how the servers are, and says in one line what the library says in twenty.
+pub struct Observer {
+    servers: Arc<[Arc<Server>]>,
+}
+
+#[async_trait]
+impl HealthObserve for Observer {
+    async fn observe(&self, target: &Backend, healthy: bool) {
+        for server in self.servers.iter().filter(|server| server.backend == *target) {
+            server.is_well.store(healthy, Ordering::Relaxed);
+        }
+        if healthy {
+            log::info!("the shop's server {} is well", target.addr);
+        } else {
+            log::warn!("the shop's server {} is not well", target.addr);
+        }
     }
 }
 
 impl Servers {
+    /// `check` makes the check that tells the observer.
+    ///
     /// # Errors
-    /// A name cannot be resolved.
+    /// A name cannot be resolved, or `check` fails.
     pub fn new(
         upstreams: &[String],
         balance: Balance,
-        check: Box<dyn HealthCheck + Send + Sync>,
+        check: impl FnOnce(Box<Observer>) -> anyhow::Result<Box<dyn HealthCheck + Send + Sync>>,
     ) -> anyhow::Result<Self> {
         let mut backends = BTreeSet::new();
         for upstream in upstreams {
@@ -60,10 +84,12 @@ impl Servers {
             }
         }
         ensure!(upstreams.is_empty() || !backends.is_empty(), "[shop] upstreams: {upstreams:?} have no address");
-        let servers =
-            backends.iter().map(|backend| Server { backend: backend.clone(), busy: Arc::default() }).collect();
+        let server = |backend: &Backend| {
+            Arc::new(Server { backend: backend.clone(), busy: AtomicUsize::new(0), is_well: AtomicBool::new(true) })
+        };
+        let servers: Arc<[Arc<Server>]> = backends.iter().map(server).collect();
         let mut health = Backends::new(Static::new(backends));
-        health.set_health_check(check);
+        health.set_health_check(check(Box::new(Observer { servers: servers.clone() }))?);
         // The list is fixed, so this does not wait.
         if let Some(Err(error)) = health.update(|_| {}).now_or_never() {
             bail!("[shop] upstreams: {error}");
@@ -78,14 +104,14 @@ impl Servers {
 
     /// Whether at least one server is well.
     pub fn is_any_well(&self) -> bool {
-        self.servers.iter().any(|server| self.health.ready(&server.backend))
+        self.servers.iter().any(|server| server.is_well.load(Ordering::Relaxed))
     }
 
     /// The server for a request that has been at `tried` in vain. Servers that are not well are passed over, and
     /// so are those it has been at; if no other is left it goes all the same to the next one: the health check may
     /// be wrong, and an error is sure otherwise.
     pub fn pick(&self, tried: &[usize]) -> Option<Visit> {
-        let well = |number: &usize| self.health.ready(&self.servers[*number].backend);
+        let well = |number: &usize| self.servers[*number].is_well.load(Ordering::Relaxed);
         let new = |number: &usize| !tried.contains(number);
         let count = self.servers.len();
         let first = self.next.fetch_add(1, Ordering::Relaxed) % count.max(1);
@@ -96,7 +122,7 @@ impl Servers {
             .or_else(|| self.choose(turn()))?;
         let server = &self.servers[number];
         server.busy.fetch_add(1, Ordering::Relaxed);
-        Some(Visit { backend: server.backend.clone(), number, busy: server.busy.clone() })
+        Some(Visit { server: server.clone(), number })
     }
 
     fn choose(&self, mut candidates: impl Iterator<Item = usize>) -> Option<usize> {
@@ -124,7 +150,12 @@ mod tests {
 
     fn servers(count: u8, balance: Balance) -> Servers {
         let upstreams: Vec<String> = (0..count).map(|last| format!("192.0.2.{last}:80")).collect();
-        Servers::new(&upstreams, balance, TcpHealthCheck::new()).unwrap()
+        Servers::new(&upstreams, balance, |observer| {
+            let mut check = TcpHealthCheck::new();
+            check.health_changed_callback = Some(observer);
+            Ok(check)
+        })
+        .unwrap()
     }
 
     #[test]
@@ -162,6 +193,28 @@ mod tests {
             }
             assert!(servers.pick(&tried).is_some(), "better an old one than none");
         }
+    }
+
+    #[tokio::test]
+    async fn who_is_not_well_is_passed_over_until_it_is() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let upstreams = [address.to_string()];
+        let servers = Servers::new(&upstreams, Balance::RoundRobin, |observer| {
+            let mut check = TcpHealthCheck::new();
+            check.health_changed_callback = Some(observer);
+            Ok(check)
+        })
+        .unwrap();
+        servers.check().await;
+        assert!(servers.is_any_well());
+        drop(listener);
+        servers.check().await;
+        assert!(!servers.is_any_well());
+        assert!(servers.pick(&[]).is_some(), "the check may be wrong");
+        let _again = std::net::TcpListener::bind(address).unwrap();
+        servers.check().await;
+        assert!(servers.is_any_well());
     }
 
     #[test]
