@@ -29,6 +29,7 @@ mod edge_reload;
 mod edge_shards;
 mod edge_shop;
 mod edge_stages;
+mod edge_straight;
 mod edge_tickets;
 mod edge_tls;
 mod edge_tokens;

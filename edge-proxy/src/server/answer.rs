@@ -13,6 +13,7 @@ use pingora::{Error, ErrorType};
 use super::access_log::Line;
 use super::cache::Fetch;
 use super::live::{Current, Live};
+use super::straight::Straight;
 use super::{lifecycle, servers, shop};
 use crate::funnel::standing::Standings;
 use crate::funnel::tickets;
@@ -35,6 +36,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 pub struct Edge {
     pub live: Current,
     pub key_prefix: Arc<[u8]>,
+    pub straight: Arc<Straight>,
 }
 
 /// How large a request may be.
@@ -82,6 +84,21 @@ pub struct Request {
     /// Its span, where there is tracing.
     pub trace: Option<Box<Trace>>,
     _in_flight: InFlight,
+}
+
+impl Request {
+    /// The number of the server whose turn it is; where the request has been before, it could not be taken.
+    ///
+    /// # Errors
+    /// The shop has no server.
+    pub fn next_server(&mut self) -> pingora::Result<usize> {
+        if let Some(visit) = self.visit.take() {
+            self.tried.push(visit.number());
+        }
+        let visit = self.live.shop.pick(&self.tried);
+        let visit = visit.ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "the shop has no server"))?;
+        Ok(self.visit.insert(visit).number())
+    }
 }
 
 /// Counts a request for as long as it lives.

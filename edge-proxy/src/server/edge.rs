@@ -12,8 +12,8 @@ use pingora::{Error, ErrorSource, ErrorType};
 
 use super::answer::{Edge, Request, is_tls, peer_of, respond};
 use super::cache::{Found, Page};
-use super::forwarded;
 use super::header_clock::HeaderClock;
+use super::{forwarded, straight};
 use crate::http::problem::{Problem, Refusal};
 use crate::http::reply::Reply;
 use crate::metrics;
@@ -55,6 +55,10 @@ impl ProxyHttp for Edge {
                 return Ok(true);
             }
         }
+        if straight::is_plain(&mut session.downstream_session, request) {
+            self.straight.pass(&mut session.downstream_session, request).await?;
+            return Ok(true);
+        }
         Ok(false)
     }
 
@@ -82,20 +86,12 @@ impl ProxyHttp for Edge {
     }
 
     async fn upstream_peer(&self, session: &mut Session, request: &mut Request) -> pingora::Result<Box<HttpPeer>> {
-        let live = request.live.clone();
-        if let Some(visit) = request.visit.take() {
-            request.tried.push(visit.number());
-        }
-        let visit = live
-            .shop
-            .pick(&request.tried)
-            .ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "the shop has no server"))?;
+        let number = request.next_server()?;
         let header = session.req_header();
-        let peer = live.shop.peer(&visit.server.backend, &header.headers, session.is_upgrade_req());
-        if let Some(trace) = &mut request.trace {
+        let peer = request.live.shop.peer(number, &header.headers, session.is_upgrade_req());
+        if let (Some(trace), Some(visit)) = (&mut request.trace, &request.visit) {
             trace.ask_shop(&visit.server.backend.addr.to_string());
         }
-        request.visit = Some(visit);
         Ok(Box::new(peer))
     }
 

@@ -30,8 +30,7 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// A value that no header can carry.
 pub fn forward(request: &mut RequestHeader, peer: IpAddr, tls: bool, trusted: &[IpNet]) -> pingora::Result<()> {
     let peer = peer.to_canonical();
-    // Most requests bring none of them, which one look at their names tells.
-    let mut is_told = request.headers.keys().any(|name| TOLD.contains(name));
+    let mut is_told = is_told(request);
     if is_told && !is_trusted(peer, trusted) {
         for name in &TOLD {
             request.remove_header(name);
@@ -108,8 +107,28 @@ impl Prepared {
     }
 }
 
+/// The request with the headers, written anew: see [`forward`].
+///
+/// # Errors
+/// A value that no header can carry.
+pub fn written(request: &RequestHeader, peer: IpAddr, tls: bool, trusted: &[IpNet]) -> pingora::Result<RequestHeader> {
+    if !is_told(request)
+        && let Some(written) = write_small(request, peer.to_canonical(), tls)
+    {
+        return Ok(written);
+    }
+    let mut written = request.clone();
+    forward(&mut written, peer, tls, trusted)?;
+    Ok(written)
+}
+
+/// Whether it brings any of the headers. Most bring none, which one look at their names tells.
+fn is_told(request: &RequestHeader) -> bool {
+    request.headers.keys().any(|name| TOLD.contains(name))
+}
+
 /// A plain request with few fields, written anew; `None` if it is another.
-fn write_small(request: &mut RequestHeader, peer: IpAddr, tls: bool) -> Option<RequestHeader> {
+fn write_small(request: &RequestHeader, peer: IpAddr, tls: bool) -> Option<RequestHeader> {
     let (name, host) = request.case_header_iter().next()?;
     let is_small = request.headers.len() <= FIELDS_SMALL
         && name.as_slice() == b"Host"
@@ -127,7 +146,7 @@ fn write_small(request: &mut RequestHeader, peer: IpAddr, tls: bool) -> Option<R
     for (name, value) in request.case_header_iter().skip(1) {
         written.append_header(name.clone(), value).ok()?;
     }
-    *written.extensions_mut() = std::mem::take(request.extensions_mut());
+    *written.extensions_mut() = request.extensions.clone();
     Some(written)
 }
 

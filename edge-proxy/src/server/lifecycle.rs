@@ -25,6 +25,7 @@ use super::gate::{Gate, TlsGate};
 use super::live::{Current, Fixed, Live};
 use super::places::Places;
 use super::reload::{OnHangup, Reloader};
+use super::straight::Straight;
 use super::successor::{self, Successor};
 use crate::config::{self, Config, ListenConfig, TlsConfig};
 use crate::funnel::known::Known;
@@ -71,7 +72,8 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
         check_addresses(&listen)?;
     }
 
-    let edge = Edge { live: live.clone(), key_prefix: key_prefix.clone().into() };
+    let straight = Arc::new(Straight::new(&server.configuration));
+    let edge = Edge { live: live.clone(), key_prefix: key_prefix.clone().into(), straight };
     let proxy = http_proxy(&server.configuration, edge.clone());
     let places = Arc::new(Places::new(listen.connections_per_address, connections_max(&listen)));
     let tls = listen.tls.as_ref().zip(certificate.clone()).map(tls_gate).transpose()?;

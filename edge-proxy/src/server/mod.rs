@@ -4,7 +4,8 @@
 //!   is for TLS, and [`connection`] is what becomes of them, with a [`header_clock`] each;
 //! - [`door`] takes requests from them;
 //! - [`answer`] is for those that the edge answers by itself, through the funnel;
-//! - [`edge`] is for those to the shop: the phases of Pingora's proxy, from top to bottom;
+//! - [`edge`] is for those to the shop: the phases of Pingora's proxy, from top to bottom; plain ones go [`straight`]
+//!   from its first phase;
 //! - [`shop`] is the shop behind: time limits; [`servers`] chooses among its servers, [`forwarded`] tells them who is
 //!   there, [`cache`] keeps some of its pages;
 //! - [`admin`] is the other listener: metrics, health, the JSON API;
@@ -31,4 +32,5 @@ pub mod proxy_protocol;
 pub mod reload;
 pub mod servers;
 pub mod shop;
+pub mod straight;
 pub mod successor;

@@ -97,6 +97,11 @@ impl Servers {
         Ok(Self { servers, balance, next: AtomicUsize::new(0), health })
     }
 
+    /// The servers in the order of their numbers.
+    pub fn backends(&self) -> impl Iterator<Item = &Backend> {
+        self.servers.iter().map(|server| &server.backend)
+    }
+
     /// Looks once how each server is.
     pub async fn check(&self) {
         self.health.run_health_check(true).await;

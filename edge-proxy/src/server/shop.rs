@@ -19,6 +19,8 @@ use crate::config::{ShopConfig, millis};
 pub struct Shop {
     config: ShopConfig,
     servers: Arc<Servers>,
+    /// How to speak to each of them of a plain request.
+    plain: Vec<HttpPeer>,
     _health: Option<Task>,
 }
 
@@ -32,7 +34,8 @@ impl Shop {
         let servers = Arc::new(Servers::new(&config.upstreams, config.balance, check)?);
         let health = (!config.upstreams.is_empty())
             .then(|| background::spawn(watch(servers.clone(), millis(config.health_interval_ms))));
-        Ok(Self { config: config.clone(), servers, _health: health })
+        let plain = servers.backends().map(|backend| plain_peer(config, backend)).collect();
+        Ok(Self { config: config.clone(), servers, plain, _health: health })
     }
 
     /// Whether there is a shop at all: without one only sale routes are served.
@@ -55,22 +58,33 @@ impl Shop {
         self.servers.pick(tried)
     }
 
-    /// How to speak to `backend` of a request with these `headers`.
-    pub fn peer(&self, backend: &Backend, headers: &HeaderMap, upgrade: bool) -> HttpPeer {
-        let config = &self.config;
-        let mut peer = HttpPeer::new(backend, config.tls, config.sni.clone());
-        let options = &mut peer.options;
-        options.connection_timeout = Some(millis(config.connect_timeout_ms));
-        options.total_connection_timeout = Some(millis(config.connect_timeout_ms));
-        options.read_timeout =
-            Some(if upgrade { Duration::from_secs(config.websocket_idle_s) } else { millis(config.read_timeout_ms) });
-        options.write_timeout = Some(millis(config.write_timeout_ms));
-        options.idle_timeout = Some(Duration::from_secs(config.idle_timeout_s));
-        // HTTP/2 to the shop would make Pingora repeat a POST after an error of the connection.
-        options.alpn = ALPN::H1;
-        options.http_upstream_request_policy = policy(headers);
+    /// How to speak to the server with this number of a request with these `headers`.
+    pub fn peer(&self, server: usize, headers: &HeaderMap, upgrade: bool) -> HttpPeer {
+        let mut peer = self.plain[server].clone();
+        if upgrade {
+            peer.options.read_timeout = Some(self.websocket_idle());
+        }
+        peer.options.http_upstream_request_policy = policy(headers);
         peer
     }
+
+    /// How to speak to the server with this number of a request that has nothing to take away.
+    pub fn plain_peer(&self, server: usize) -> &HttpPeer {
+        &self.plain[server]
+    }
+}
+
+fn plain_peer(config: &ShopConfig, backend: &Backend) -> HttpPeer {
+    let mut peer = HttpPeer::new(backend, config.tls, config.sni.clone());
+    let options = &mut peer.options;
+    options.connection_timeout = Some(millis(config.connect_timeout_ms));
+    options.total_connection_timeout = Some(millis(config.connect_timeout_ms));
+    options.read_timeout = Some(millis(config.read_timeout_ms));
+    options.write_timeout = Some(millis(config.write_timeout_ms));
+    options.idle_timeout = Some(Duration::from_secs(config.idle_timeout_s));
+    // HTTP/2 to the shop would make Pingora repeat a POST after an error of the connection.
+    options.alpn = ALPN::H1;
+    peer
 }
 
 /// Looks at the servers' health again and again.
@@ -122,11 +136,16 @@ const BETWEEN_TWO: [HeaderName; 10] = [
 
 /// What the library is to take away. Where there is nothing, it would find that out by looking for each in two maps.
 fn policy(headers: &HeaderMap) -> HttpUpstreamRequestPolicy {
-    if headers.keys().any(|name| BETWEEN_TWO.contains(name)) {
+    if headers.keys().any(is_between) {
         HttpUpstreamRequestPolicy::standard()
     } else {
         HttpUpstreamRequestPolicy::preserve()
     }
+}
+
+/// Whether a field is between the client and us only.
+pub fn is_between(name: &HeaderName) -> bool {
+    BETWEEN_TWO.contains(name)
 }
 
 /// Whether a request's target is a URL, as clients send them to proxies they know of.
