@@ -238,28 +238,46 @@ impl Entry {
 
     /// The entry's fields with their names, for who reads few of them.
     pub fn fields(&self, sale: &Sale) -> Vec<(&'static str, Vec<u8>)> {
-        let mut values = FieldValues::default();
-        self.write_fields(sale, &mut values);
-        FIELD_NAMES.into_iter().zip(values.iter().map(<[u8]>::to_vec)).collect()
+        let mut texts = Texts::default();
+        self.write(sale, &mut texts);
+        FIELD_NAMES.into_iter().zip(texts.fields).collect()
     }
 
-    /// The values of the entry's fields, in the order of [`FIELD_NAMES`]. Lists by SKU are form-urlencoded
-    /// (`sku=1&sku=2`): every language reads that, whatever bytes a SKU has.
-    pub fn write_fields(&self, sale: &Sale, out: &mut FieldValues) {
+    /// Gives the fields in the order of [`FIELD_NAMES`]. Units by SKU are form-urlencoded (`sku=1&sku=2`): every
+    /// language reads that, whatever bytes a SKU has.
+    pub fn write(&self, sale: &Sale, out: &mut impl FieldSink) {
         let (id, buyer, reference, meta) = self.subject.fields(sale);
-        out.clear();
-        out.put(self.kind.word().as_bytes());
-        out.put_number(self.no);
-        out.put(id);
-        out.put(buyer);
-        out.put_list(sale, self.negative, self.items.iter().copied());
-        out.put(reference);
-        out.put(self.note.as_deref().unwrap_or(meta));
-        out.put_number(self.at_ms);
-        for pick in [|level: &Level| level.available, |level: &Level| level.held, |level: &Level| level.sold] {
-            let levels = self.items.iter().zip(&self.levels);
-            out.put_list(sale, false, levels.map(|(&(sku, _), level)| (sku, pick(level))));
+        out.kind(0, self.kind);
+        out.number(1, self.no as i64);
+        out.text(2, id);
+        out.text(3, buyer);
+        out.text(5, reference);
+        out.text(6, self.note.as_deref().unwrap_or(meta));
+        out.number(7, self.at_ms as i64);
+        let moved = |qty: u64| if self.negative { -(qty as i64) } else { qty as i64 };
+        if let ([(sku, qty)], [level]) = (&self.items[..], &self.levels[..]) {
+            out.sku(&sale.skus.get(*sku).name);
+            out.units(4, moved(*qty));
+            out.units(8, level.available as i64);
+            out.units(9, level.held as i64);
+            out.units(10, level.sold as i64);
+            return;
         }
+        let list = |number: &dyn Fn(usize) -> i64| {
+            let mut text = Vec::new();
+            for (at, &(sku, _)) in self.items.iter().enumerate() {
+                if at > 0 {
+                    text.push(b'&');
+                }
+                put_sku(&mut text, &sale.skus.get(sku).name);
+                put_number(&mut text, number(at));
+            }
+            text
+        };
+        out.text(4, &list(&|at| moved(self.items[at].1)));
+        out.text(8, &list(&|at| self.levels[at].available as i64));
+        out.text(9, &list(&|at| self.levels[at].held as i64));
+        out.text(10, &list(&|at| self.levels[at].sold as i64));
     }
 }
 
@@ -270,60 +288,85 @@ pub const FIELDS: usize = 11;
 pub const FIELD_NAMES: [&str; FIELDS] =
     ["type", "no", "hold", "buyer", "items", "ref", "meta", "at", "available", "held", "sold"];
 
-/// The values of one entry, in memory that is used again for the next.
-#[derive(Debug, Default)]
-pub struct FieldValues {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
+/// Takes the fields of an entry, each named by its place in [`FIELD_NAMES`]. They come as they are, not as text: who
+/// writes many entries can see what is as it was in the one before.
+pub trait FieldSink {
+    /// What the entry tells: [`EntryKind::word`].
+    fn kind(&mut self, field: usize, kind: EntryKind);
+    /// A number: [`put_number`].
+    fn number(&mut self, field: usize, number: i64);
+    /// Bytes as they are.
+    fn text(&mut self, field: usize, text: &[u8]);
+    /// The one SKU that the units which follow are of.
+    fn sku(&mut self, name: &[u8]);
+    /// Units of that SKU: [`put_sku`], then [`put_number`].
+    fn units(&mut self, field: usize, units: i64);
 }
 
-impl FieldValues {
-    /// The values in the order of [`FIELD_NAMES`].
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let mut start = 0;
-        self.ends.iter().map(move |&end| &self.bytes[std::mem::replace(&mut start, end)..end])
+/// The fields as text.
+#[derive(Default)]
+struct Texts {
+    fields: [Vec<u8>; FIELDS],
+    sku: Vec<u8>,
+}
+
+impl FieldSink for Texts {
+    fn kind(&mut self, field: usize, kind: EntryKind) {
+        self.text(field, kind.word().as_bytes());
     }
 
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
+    fn number(&mut self, field: usize, number: i64) {
+        put_number(&mut self.fields[field], number);
     }
 
-    fn put(&mut self, value: &[u8]) {
-        self.bytes.extend_from_slice(value);
-        self.ends.push(self.bytes.len());
+    fn text(&mut self, field: usize, text: &[u8]) {
+        self.fields[field] = text.to_vec();
     }
 
-    fn put_number(&mut self, number: u64) {
-        self.put(itoa::Buffer::new().format(number).as_bytes());
+    fn sku(&mut self, name: &[u8]) {
+        put_sku(&mut self.sku, name);
     }
 
-    fn put_list(&mut self, sale: &Sale, negative: bool, list: impl Iterator<Item = (u16, u64)>) {
-        for (at, (sku, number)) in list.enumerate() {
-            if at > 0 {
-                self.bytes.push(b'&');
-            }
-            self.put_encoded(&sale.skus.get(sku).name);
-            self.bytes.extend_from_slice(if negative { b"=-" } else { b"=" });
-            self.bytes.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-        }
-        self.ends.push(self.bytes.len());
+    fn units(&mut self, field: usize, units: i64) {
+        self.fields[field].clone_from(&self.sku);
+        put_number(&mut self.fields[field], units);
     }
+}
 
-    /// application/x-www-form-urlencoded, but for the space, which is `%20`.
-    fn put_encoded(&mut self, name: &[u8]) {
-        const HEX: &[u8; 16] = b"0123456789ABCDEF";
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"*-._".contains(byte);
-        if name.iter().all(plain) {
-            return self.bytes.extend_from_slice(name);
-        }
-        for byte in name {
-            if plain(byte) {
-                self.bytes.push(*byte);
-            } else {
-                let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
-                self.bytes.extend_from_slice(&[b'%', HEX[high], HEX[low]]);
-            }
+/// The beginning of units by SKU: the SKU's name and what parts it from its number.
+pub fn put_sku(out: &mut Vec<u8>, name: &[u8]) {
+    put_encoded(out, name);
+    out.push(b'=');
+}
+
+/// A number in decimal.
+pub fn put_number(out: &mut Vec<u8>, number: i64) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// application/x-www-form-urlencoded, but for the space, which is `%20`.
+fn put_encoded(out: &mut Vec<u8>, name: &[u8]) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    if name.iter().all(|&byte| PLAIN[usize::from(byte)]) {
+        return out.extend_from_slice(name);
+    }
+    for &byte in name {
+        if PLAIN[usize::from(byte)] {
+            out.push(byte);
+        } else {
+            let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
+            out.extend_from_slice(&[b'%', HEX[high], HEX[low]]);
         }
     }
 }
+
+/// Bytes that are written as they are.
+static PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < plain.len() {
+        plain[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'*' | b'-' | b'.' | b'_');
+        byte += 1;
+    }
+    plain
+};

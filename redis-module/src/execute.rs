@@ -240,7 +240,8 @@ impl<'c> Call<'c, '_> {
         };
         if must_open {
             if self.stream.is_none() {
-                let stream = OrderStream::open(self.ctx, self.key_name).ok_or(Fault::StreamWrongType)?;
+                let stream =
+                    OrderStream::open(self.ctx, self.key_name, &mut self.state.words).ok_or(Fault::StreamWrongType)?;
                 if stream.is_away(sale) {
                     return Err(Fault::StreamAway);
                 }
@@ -349,7 +350,8 @@ pub(crate) fn finish<'c>(
     if changed {
         if !state.facts.entries.is_empty() {
             value.count_entries(state.facts.entries.len());
-            write_stream(state, value, stream.or_else(|| OrderStream::open(ctx, key_name)));
+            let stream = stream.or_else(|| OrderStream::open(ctx, key_name, &mut state.words));
+            write_stream(state, value, stream);
         }
         if state.log.has_effects() {
             ctx.replicate_effects(key_name, state.log.bytes());
@@ -390,7 +392,7 @@ pub(crate) fn create(call: &mut Call<'_, '_>, mut effects: Vec<Effect<'_>>) -> R
     if SaleKey::of(&mut key, call.state.data_type)?.is_some() {
         return Err(Fault::Exists);
     }
-    let stream = OrderStream::open(call.ctx, call.key_name).ok_or(Fault::StreamWrongType)?;
+    let stream = OrderStream::open(call.ctx, call.key_name, &mut call.state.words).ok_or(Fault::StreamWrongType)?;
     if let Some(floor) = stream.floor() {
         effects.insert(1, floor);
     }
@@ -462,7 +464,7 @@ fn apply_words(call: &mut Call<'_, '_>, commands: &[Command<'_>]) -> Result<(), 
 fn applied(call: &mut Call<'_, '_>, value: &mut Value) -> Result<(), Fault> {
     if !call.state.facts.entries.is_empty() {
         value.count_entries(call.state.facts.entries.len());
-        match OrderStream::open(call.ctx, call.key_name) {
+        match OrderStream::open(call.ctx, call.key_name, &mut call.state.words) {
             Some(stream) => stream.write_as_replica(call.ctx, value.sale()?, &call.state.facts, &mut call.state.words),
             None => call.state.facts.inconsistent = Some("the order stream's key holds something else"),
         }

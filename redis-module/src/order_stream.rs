@@ -4,9 +4,8 @@
 
 use crate::cluster;
 use crate::server::{Access, Ctx, Key, KeyKind, OwnedString, ServerString};
-use flashsale_core::facts::{Entry, FIELD_NAMES, FIELDS, FieldValues};
+use flashsale_core::facts::{Entry, EntryKind, FIELD_NAMES, FIELDS, FieldSink, put_number, put_sku};
 use flashsale_core::{Effect, Events, Facts, Sale, bounds, effect::EffectLog, sharding};
-use smallvec::SmallVec;
 
 /// The stream of a sale's key, open.
 pub(crate) struct OrderStream<'c> {
@@ -17,8 +16,8 @@ pub(crate) struct OrderStream<'c> {
 
 impl<'c> OrderStream<'c> {
     /// Opens the stream, which may be empty. `None` if something else is in its place.
-    pub fn open(ctx: Ctx<'c>, sale_key: ServerString<'_>) -> Option<Self> {
-        let name = OwnedString::new(&sharding::stream_key(sale_key.bytes()));
+    pub fn open(ctx: Ctx<'c>, sale_key: ServerString<'_>, words: &mut Words) -> Option<Self> {
+        let name = words.stream_key(sale_key.bytes());
         let key = ctx.open(name.borrowed(), Access::Write);
         matches!(key.kind(), KeyKind::Empty | KeyKind::Stream).then_some(Self { ctx, name, key })
     }
@@ -75,44 +74,110 @@ impl<'c> OrderStream<'c> {
     }
 
     fn add(&self, sale: &Sale, entry: &Entry, words: &mut Words) -> bool {
-        words.take(entry, sale);
-        let pairs = words.names.iter().zip(&words.strings);
-        let fields: SmallVec<[ServerString<'_>; 2 * FIELDS]> =
-            pairs.flat_map(|(name, value)| [name.borrowed(), value.borrowed()]).collect();
-        self.key.stream_add(entry.stream_id(sale), &fields)
+        entry.write(sale, words);
+        self.key.stream_add(entry.stream_id(sale), &words.strings)
     }
 }
 
 /// Strings of the server that entries are made of. Most fields of an entry are as they were in the one before: their
 /// strings are used again.
 pub(crate) struct Words {
-    names: Vec<OwnedString>,
+    /// Names and values of the fields, in turn, as the server wants them.
     strings: Vec<OwnedString>,
-    /// What the strings hold.
-    values: FieldValues,
-    next: FieldValues,
+    /// What the values are.
+    values: [Kept; FIELDS],
+    /// The SKU whose units they tell.
+    sku: Vec<u8>,
+    /// Units of it: as many bytes as begin them all, see [`put_sku`], then those of the last number.
+    units: Vec<u8>,
+    units_start: usize,
+    digits: Vec<u8>,
+    /// The sale's key that a stream was last opened for, and the stream's key.
+    stream: (Vec<u8>, OwnedString),
+}
+
+/// What a field's string holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// Something that is not worth a comparison: hardly ever have two entries the same.
+    Own,
+    Empty,
+    Kind(EntryKind),
+    Number(i64),
+    /// Of [`Words::sku`].
+    Units(i64),
 }
 
 impl Words {
     pub fn new() -> Self {
+        let strings = FIELD_NAMES.iter().flat_map(|name| [OwnedString::new(name.as_bytes()), OwnedString::new(b"")]);
         Self {
-            names: FIELD_NAMES.iter().map(|name| OwnedString::new(name.as_bytes())).collect(),
-            strings: FIELD_NAMES.iter().map(|_| OwnedString::new(b"")).collect(),
-            values: FieldValues::default(),
-            next: FieldValues::default(),
+            strings: strings.collect(),
+            values: [Kept::Empty; FIELDS],
+            sku: Vec::new(),
+            units: Vec::new(),
+            units_start: 0,
+            digits: Vec::new(),
+            stream: (Vec::new(), OwnedString::new(&sharding::stream_key(b""))),
         }
     }
 
-    fn take(&mut self, entry: &Entry, sale: &Sale) {
-        entry.write_fields(sale, &mut self.next);
-        {
-            let mut before = self.values.iter();
-            for (string, value) in self.strings.iter_mut().zip(self.next.iter()) {
-                if before.next() != Some(value) {
-                    *string = OwnedString::new(value);
-                }
-            }
+    fn keep(&mut self, field: usize, value: Kept, text: &[u8]) {
+        self.values[field] = value;
+        self.strings[2 * field + 1] = OwnedString::new(text);
+    }
+
+    /// The key of a sale's stream: nearly always that of the sale that was asked before.
+    fn stream_key(&mut self, sale_key: &[u8]) -> OwnedString {
+        let (of, stream) = &mut self.stream;
+        if of != sale_key {
+            *stream = OwnedString::new(&sharding::stream_key(sale_key));
+            sale_key.clone_into(of);
         }
-        std::mem::swap(&mut self.values, &mut self.next);
+        stream.share()
+    }
+}
+
+impl FieldSink for Words {
+    fn kind(&mut self, field: usize, kind: EntryKind) {
+        if self.values[field] != Kept::Kind(kind) {
+            self.keep(field, Kept::Kind(kind), kind.word().as_bytes());
+        }
+    }
+
+    fn number(&mut self, field: usize, number: i64) {
+        if self.values[field] != Kept::Number(number) {
+            self.digits.clear();
+            put_number(&mut self.digits, number);
+            self.values[field] = Kept::Number(number);
+            self.strings[2 * field + 1] = OwnedString::new(&self.digits);
+        }
+    }
+
+    fn text(&mut self, field: usize, text: &[u8]) {
+        let value = if text.is_empty() { Kept::Empty } else { Kept::Own };
+        if value == Kept::Own || self.values[field] != Kept::Empty {
+            self.keep(field, value, text);
+        }
+    }
+
+    fn sku(&mut self, name: &[u8]) {
+        if self.sku != name {
+            name.clone_into(&mut self.sku);
+            self.units.clear();
+            put_sku(&mut self.units, name);
+            self.units_start = self.units.len();
+            let of_other = self.values.iter_mut().filter(|value| matches!(value, Kept::Units(_)));
+            of_other.for_each(|value| *value = Kept::Own);
+        }
+    }
+
+    fn units(&mut self, field: usize, units: i64) {
+        if self.values[field] != Kept::Units(units) {
+            self.units.truncate(self.units_start);
+            put_number(&mut self.units, units);
+            self.values[field] = Kept::Units(units);
+            self.strings[2 * field + 1] = OwnedString::new(&self.units);
+        }
     }
 }

@@ -6,7 +6,6 @@
 
 use flashsale_core::protocol::reply::Reply;
 use redis_module::raw;
-use smallvec::SmallVec;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_longlong, c_void};
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
@@ -57,6 +56,7 @@ impl<'c> ServerString<'c> {
 }
 
 /// A string made by us, freed when dropped.
+#[repr(transparent)]
 pub(crate) struct OwnedString {
     raw: *mut raw::RedisModuleString,
 }
@@ -70,6 +70,13 @@ impl OwnedString {
         Self { raw }
     }
 
+    /// The same string once more: the server counts its owners.
+    pub fn share(&self) -> Self {
+        // SAFETY: the string is alive, and belongs to no context.
+        unsafe { api!(RedisModule_RetainString)(std::ptr::null_mut(), self.raw) };
+        Self { raw: self.raw }
+    }
+
     pub fn borrowed(&self) -> ServerString<'_> {
         ServerString { raw: self.raw, _callback: PhantomData }
     }
@@ -77,7 +84,7 @@ impl OwnedString {
 
 impl Drop for OwnedString {
     fn drop(&mut self) {
-        // SAFETY: made by `new`, dropped once.
+        // SAFETY: made by `new` or `share`, dropped once.
         unsafe { api!(RedisModule_FreeString)(std::ptr::null_mut(), self.raw) }
     }
 }
@@ -145,12 +152,13 @@ impl Key<'_> {
     }
 
     /// Adds an entry to the stream in the key, which is open for writing. `false` if the stream has a later one.
-    pub fn stream_add(&self, id: (u64, u64), fields: &[ServerString<'_>]) -> bool {
+    /// `fields` are names and values in turn.
+    pub fn stream_add(&self, id: (u64, u64), fields: &[OwnedString]) -> bool {
         let mut id = raw::RedisModuleStreamID { ms: id.0, seq: id.1 };
-        let mut pointers: SmallVec<[_; 24]> = fields.iter().map(|field| field.raw).collect();
-        let pairs = (fields.len() / 2) as i64;
-        // SAFETY: the key is open for writing, and the strings outlive the call, which retains what it keeps.
-        let status = unsafe { api!(RedisModule_StreamAdd)(self.raw, 0, &mut id, pointers.as_mut_ptr(), pairs) };
+        let (strings, pairs) = (fields.as_ptr().cast::<*mut raw::RedisModuleString>(), (fields.len() / 2) as i64);
+        // SAFETY: the key is open for writing. An OwnedString is laid out as its pointer; the server only reads the
+        // list, and copies what it keeps of the strings.
+        let status = unsafe { api!(RedisModule_StreamAdd)(self.raw, 0, &mut id, strings.cast_mut(), pairs) };
         status == raw::REDISMODULE_OK as c_int
     }
 }
