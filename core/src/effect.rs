@@ -145,8 +145,9 @@ const MOST_KEPT_BYTES: usize = 64 * 1024;
 #[derive(Clone, Debug, Default)]
 pub struct EffectLog {
     bytes: Vec<u8>,
-    /// Length of version and time.
+    /// Length of version and time; 0 before the first start.
     header: usize,
+    at_ms: u64,
     effects: usize,
     wording: Wording,
     /// Commands that are told by their own words.
@@ -168,14 +169,18 @@ pub enum Wording {
 impl EffectLog {
     /// Forgets everything but a moderate buffer, and starts a log of effects at `at_ms`.
     pub fn start(&mut self, at_ms: u64, wording: Wording) {
-        self.bytes.clear();
+        (self.effects, self.commands, self.wording) = (0, 0, wording);
+        if self.header > 0 && self.at_ms == at_ms {
+            self.bytes.truncate(self.header);
+        } else {
+            self.bytes.clear();
+            self.bytes.push(LOG_VERSION);
+            put_varint(&mut self.bytes, at_ms);
+            (self.header, self.at_ms) = (self.bytes.len(), at_ms);
+        }
         if self.bytes.capacity() > MOST_KEPT_BYTES {
             self.bytes.shrink_to(MOST_KEPT_BYTES);
         }
-        (self.effects, self.commands, self.wording) = (0, 0, wording);
-        self.bytes.push(LOG_VERSION);
-        put_varint(&mut self.bytes, at_ms);
-        self.header = self.bytes.len();
     }
 
     /// Adds an effect.

@@ -129,10 +129,13 @@ pub struct Facts {
 
 impl Facts {
     /// Forgets everything but moderate buffers.
+    #[inline]
     pub fn clear(&mut self) {
         const MOST_KEPT: usize = 256;
         self.entries.clear();
-        self.entries.shrink_to(MOST_KEPT);
+        if self.entries.capacity() > MOST_KEPT {
+            self.entries.shrink_to(MOST_KEPT);
+        }
         self.sku_changes.clear();
         self.kinds.clear();
         self.freed_rest = false;

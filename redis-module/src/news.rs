@@ -1,49 +1,38 @@
 //! What the world is told of a change: keyspace notifications and the state channel.
 
 use crate::server::{Ctx, ServerString};
-use flashsale_core::facts::EntryKind;
+use flashsale_core::facts::{EntryKind, SkuChange};
 use flashsale_core::sharding::hash_tag;
 use flashsale_core::{Facts, Sale};
-use smallvec::SmallVec;
 use std::ffi::CStr;
 
-/// What will be told of a step: gathered before anybody is told, for another module that listens may do what it
-/// likes to the key.
-pub(crate) struct News {
-    items: SmallVec<[Item; 2]>,
+/// What will be told of a step. What it needs of the key is gathered before anybody is told, for another module that
+/// listens may do what it likes to the key.
+pub(crate) struct News<'f> {
+    facts: &'f Facts,
+    /// Which SKUs have sold out or come back: messages for the state channel.
+    messages: Vec<Vec<u8>>,
 }
 
-enum Item {
-    /// A keyspace notification.
-    Event(&'static CStr),
-    /// For the state channel.
-    Message(Vec<u8>),
-}
-
-impl News {
+impl<'f> News<'f> {
     /// The key's events, and which SKUs have sold out or come back.
-    pub fn of(sale: &Sale, facts: &Facts) -> Self {
-        let mut items: SmallVec<[Item; 2]> =
-            facts.kinds.iter().filter_map(|kind| event(*kind)).map(Item::Event).collect();
-        for change in &facts.sku_changes {
-            let (event, word) =
-                if change.sold_out { (c"flash.soldout", "soldout") } else { (c"flash.available", "available") };
+    pub fn of(sale: &Sale, facts: &'f Facts) -> Self {
+        let message = |change: &SkuChange| {
+            let word = if change.sold_out { "soldout" } else { "available" };
             let version = change.version.to_string();
-            let message = [word.as_bytes(), b" ", change.sku(sale), b" ", version.as_bytes()].concat();
-            items.extend([Item::Event(event), Item::Message(message)]);
-        }
-        Self { items }
+            [word.as_bytes(), b" ", change.sku(sale), b" ", version.as_bytes()].concat()
+        };
+        Self { facts, messages: facts.sku_changes.iter().map(message).collect() }
     }
 
     /// Tells subscribers. Nothing of the key may be used afterwards.
     pub fn tell(&self, ctx: Ctx<'_>, key: ServerString<'_>) {
-        // A sharded channel reaches only the nodes of its own slot, which is the key's if they share a hash tag.
-        let same_slot = hash_tag(key.bytes()).is_some();
-        for item in &self.items {
-            match item {
-                Item::Event(event) => ctx.notify(event, key),
-                Item::Message(message) => ctx.publish(&[key.bytes(), b":state"].concat(), message, same_slot),
-            }
+        self.facts.kinds.iter().filter_map(|kind| event(*kind)).for_each(|event| ctx.notify(event, key));
+        for (change, message) in self.facts.sku_changes.iter().zip(&self.messages) {
+            ctx.notify(if change.sold_out { c"flash.soldout" } else { c"flash.available" }, key);
+            // A sharded channel reaches only the nodes of its own slot, which is the key's if they share a hash tag.
+            let same_slot = hash_tag(key.bytes()).is_some();
+            ctx.publish(&[key.bytes(), b":state"].concat(), message, same_slot);
         }
     }
 }

@@ -124,9 +124,9 @@ impl Key<'_> {
         }
     }
 
-    /// The module value, with the type it has.
+    /// The module value, with the type it has; both null if the key is empty or holds something else.
     pub fn value(&self) -> (*mut raw::RedisModuleType, *mut c_void) {
-        // SAFETY: the key is open.
+        // SAFETY: the key is open (or null, which the server allows).
         unsafe { (api!(RedisModule_ModuleTypeGetType)(self.raw), api!(RedisModule_ModuleTypeGetValue)(self.raw)) }
     }
 

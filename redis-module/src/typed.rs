@@ -38,14 +38,9 @@ impl<T> NativeType<T> {
 
     /// The value in an open key; `None` if the key is empty.
     pub fn of<'k>(self, key: &'k mut Key<'_>) -> Result<Option<&'k mut T>, Fault> {
-        match key.kind() {
-            KeyKind::Empty => return Ok(None),
-            KeyKind::Module => {}
-            _ => return Err(Fault::WrongType),
-        }
         let (found, value) = key.value();
         if found != self.raw {
-            return Err(Fault::WrongType);
+            return if key.kind() == KeyKind::Empty { Ok(None) } else { Err(Fault::WrongType) };
         }
         // SAFETY: a value of this type was made by `Box::into_raw` of a `T` (`from_raw`, `put`), lives as long as
         // its key, which is open and exclusively borrowed, and is reached on the main thread alone. Callbacks of

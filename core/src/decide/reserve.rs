@@ -9,6 +9,7 @@ use crate::holds::{ItemList, Place, State};
 use crate::outcome::{Field, Misuse, Outcome, Taken};
 use crate::sale::Sale;
 use crate::sharding;
+use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// Who asks for what, in the form that RESERVE, ORDER and a LATE confirm share.
@@ -33,12 +34,12 @@ pub(super) struct Taking<'a> {
 /// Units that a buyer may still have, by the limits of the sale and of each SKU wanted.
 struct Limits {
     left_of_sale: u64,
-    left_of_skus: Vec<u64>,
+    left_of_skus: SmallVec<[u64; 2]>,
 }
 
 impl Limits {
     fn none() -> Self {
-        Self { left_of_sale: u64::MAX, left_of_skus: Vec::new() }
+        Self { left_of_sale: u64::MAX, left_of_skus: SmallVec::new() }
     }
 
     fn left_of_sku(&self, at: usize) -> u64 {

@@ -31,7 +31,6 @@ use crate::state;
 use flashsale_core::protocol::ParseError;
 use metadata::{Access, Arg, Metadata};
 use redis_module::raw;
-use smallvec::SmallVec;
 use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -79,6 +78,8 @@ fn one<D: Definition>(ctx: Ctx<'_>) -> bool {
     metadata::register(ctx, &D::METADATA, entry::<D>)
 }
 
+const FEW_WORDS: usize = 12;
+
 /// What the server calls. No panic leaves it: a bug answers an error, and the server lives on.
 ///
 /// # Safety
@@ -102,10 +103,17 @@ fn dispatch<D: Definition>(ctx: Ctx<'_>, words: &[*mut raw::RedisModuleString]) 
     let [_, key_name, rest @ ..] = words else { return ctx.wrong_arity() };
     // SAFETY: the words live until the command returns.
     let string = |raw: *mut raw::RedisModuleString| unsafe { ServerString::from_raw(raw) };
-    let words: SmallVec<[&[u8]; 16]> = rest.iter().map(|&word| string(word).bytes()).collect();
-    let called = state::with(|state| {
-        D::call(&mut Call { ctx, key_name: string(*key_name), words: &words, state, stream: None })
-    });
+    // Nearly all commands have few words: those are listed on the stack.
+    let (mut few, mut many) = ([&[][..]; FEW_WORDS], Vec::new());
+    let words = if rest.len() <= FEW_WORDS {
+        &mut few[..rest.len()]
+    } else {
+        many.resize(rest.len(), &[][..]);
+        &mut many[..]
+    };
+    words.iter_mut().zip(rest).for_each(|(word, &raw)| *word = string(raw).bytes());
+    let called =
+        state::with(|state| D::call(&mut Call { ctx, key_name: string(*key_name), words, state, stream: None }));
     match called {
         Ok(()) => {}
         Err(Fault::Words(ParseError::Arity)) => ctx.wrong_arity(),
