@@ -178,43 +178,55 @@ impl Sale {
         &mut self,
         at_ms: u64,
         id: &[u8],
-        (reference, meta): (Option<&[u8]>, Option<&[u8]>),
+        texts: (Option<&[u8]>, Option<&[u8]>),
         part: Option<&IndexedItems>,
         facts: &mut Facts,
     ) -> Fit {
         let slot = self.held(id)?;
+        self.confirm_held(at_ms, slot, texts, part, facts)
+    }
+
+    /// Makes an order of a live hold, or of a part of it, with the order's REF and META.
+    pub(crate) fn confirm_held(
+        &mut self,
+        at_ms: u64,
+        slot: u32,
+        (reference, meta): (Option<&[u8]>, Option<&[u8]>),
+        part: Option<&IndexedItems>,
+        facts: &mut Facts,
+    ) -> Fit {
         let held = self.holds.items(slot);
-        let sold = part.unwrap_or(&held).clone();
         let within = |&(sku, qty): &(u16, u32)| held.iter().any(|&(known, most)| known == sku && qty <= most);
-        if sold.is_empty() || !sold.iter().all(within) {
+        if part.is_some_and(|part| part.is_empty() || !part.iter().all(within)) {
             return Err("a confirmation of more than is held");
         }
-        self.buyers.confirm(&self.holds, slot, &held, &sold);
+        let sold = part.unwrap_or(&held);
+        self.buyers.confirm(&self.holds, slot, &held, sold);
         self.deadlines.remove(&mut self.holds, slot, &held);
         for &(sku, qty) in &held {
             let sku = self.skus.get_mut(sku);
             sku.held -= u64::from(qty);
             sku.available += u64::from(qty);
+            facts.sold_last_held |= sku.held == 0;
         }
-        for &(sku, qty) in &sold {
+        for &(sku, qty) in sold {
             let sku = self.skus.get_mut(sku);
             sku.available -= u64::from(qty);
             sku.sold += u64::from(qty);
         }
-        facts.sold_last_held |= held.iter().any(|&(sku, _)| self.skus.get(sku).held == 0);
         if part.is_some() {
             self.extra(slot).confirmed_from = Some(held.as_slice().into());
             facts.freed_rest = true;
         }
         if part.is_some() || reference.is_some() || meta.is_some() {
-            self.holds.rewrite(slot, &sold, (reference, meta));
+            self.holds.rewrite(slot, sold, (reference, meta));
         }
         let record = self.holds.get_mut(slot);
         record.state = State::Confirmed;
         record.set_order_no(0);
         self.live_holds -= 1;
         self.orders += 1;
-        self.note_hold(EntryKind::Confirmed, at_ms, slot, &sold, None, facts);
+        self.note_hold(EntryKind::Confirmed, at_ms, slot, sold, None, facts);
         self.holds.get_mut(slot).set_order_no(self.entry_no);
         self.tell_changes(&held, facts);
         Ok(())

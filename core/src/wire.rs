@@ -22,23 +22,6 @@ impl Sink for Vec<u8> {
     }
 }
 
-/// Memory of the right length: what is written moves the rest up.
-pub(crate) struct Slice<'a>(pub &'a mut [u8]);
-
-impl Sink for Slice<'_> {
-    #[inline]
-    fn put_byte(&mut self, byte: u8) {
-        self.put(&[byte]);
-    }
-
-    #[inline]
-    fn put(&mut self, bytes: &[u8]) {
-        let (now, rest) = std::mem::take(&mut self.0).split_at_mut(bytes.len());
-        now.copy_from_slice(bytes);
-        self.0 = rest;
-    }
-}
-
 pub(crate) fn put_varint(sink: &mut impl Sink, mut value: u64) {
     if value < 0x80 {
         return sink.put_byte(value as u8);

@@ -3,7 +3,8 @@
 use super::reserve::Request;
 use super::{Decision, Situation};
 use crate::command::{Confirm, Item, Items};
-use crate::effect::Effect;
+use crate::effect::{Effect, EffectLog, IndexedItems};
+use crate::facts::Facts;
 use crate::holds::State;
 use crate::outcome::{Field, Outcome};
 use crate::sale::Sale;
@@ -24,20 +25,49 @@ impl Sale {
     }
 
     pub(super) fn confirm_live<'a>(&self, slot: u32, confirm: &Confirm<'a>) -> Decision<'a> {
-        let mut part = None;
-        if !confirm.items.is_empty() {
-            let held = self.holds.items(slot);
-            if !self.same_items(&held, &confirm.items) {
-                part = self.part_of(&held, &confirm.items);
-                if part.is_none() {
-                    return Decision::nothing(Outcome::Mismatch(Field::Items));
-                }
-            }
+        match self.sold_of(slot, confirm) {
+            Err(refusal) => Decision::nothing(refusal),
+            Ok(items) => Decision::one(
+                Outcome::Confirmed { id: Cow::Borrowed(confirm.id), order_no: self.next_order_no(0) },
+                Effect::Confirm { id: confirm.id, reference: confirm.reference, meta: confirm.meta, items },
+            ),
         }
-        Decision::one(
-            Outcome::Confirmed { id: Cow::Borrowed(confirm.id), order_no: self.next_order_no(0) },
-            Effect::Confirm { id: confirm.id, reference: confirm.reference, meta: confirm.meta, items: part },
-        )
+    }
+
+    /// What a live hold sells, if it is not all of it.
+    fn sold_of<'a>(&self, slot: u32, confirm: &Confirm<'_>) -> Result<Option<IndexedItems>, Outcome<'a>> {
+        if confirm.items.is_empty() {
+            return Ok(None);
+        }
+        let held = self.holds.items(slot);
+        if self.same_items(&held, &confirm.items) {
+            return Ok(None);
+        }
+        self.part_of(&held, &confirm.items).map(Some).ok_or(Outcome::Mismatch(Field::Items))
+    }
+
+    /// Carries out a CONFIRM of a live hold that its own words tell: decides it and applies it in one go. `None` if the
+    /// hold is not live: that is for [`Sale::decide_confirm`] to answer.
+    pub(super) fn run_confirm<'a>(
+        &mut self,
+        confirm: &Confirm<'a>,
+        now_ms: u64,
+        log: &mut EffectLog,
+        facts: &mut Facts,
+    ) -> Option<Outcome<'a>> {
+        let slot = self.known(confirm.id, now_ms).filter(|&slot| self.holds.get(slot).state == State::Held)?;
+        let part = match self.sold_of(slot, confirm) {
+            Err(refusal) => return Some(refusal),
+            Ok(part) => part,
+        };
+        let outcome = Outcome::Confirmed { id: Cow::Borrowed(confirm.id), order_no: self.next_order_no(0) };
+        log.count_words();
+        if let Err(problem) =
+            self.confirm_held(now_ms, slot, (confirm.reference, confirm.meta), part.as_ref(), facts)
+        {
+            facts.inconsistent = Some(problem);
+        }
+        Some(outcome)
     }
 
     fn confirm_again<'a>(&self, slot: u32, confirm: &Confirm<'a>) -> Outcome<'a> {

@@ -103,6 +103,12 @@ impl Sale {
             self.note_missed(command, &outcome);
             return Ok(outcome);
         }
+        if in_words
+            && let Command::Confirm(confirm) = command
+            && let Some(outcome) = self.run_confirm(confirm, now_ms, log, facts)
+        {
+            return Ok(outcome);
+        }
         let decision = self.decide(command, situation)?;
         if in_words && !decision.effects.is_empty() {
             debug_assert_eq!(self.effects_in_words(command).as_ref(), Some(&decision.effects));

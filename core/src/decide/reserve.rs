@@ -5,11 +5,10 @@ use crate::apply::SetAside;
 use crate::command::{Items, Reserve};
 use crate::effect::{Effect, EffectLog, IndexedItems};
 use crate::facts::Facts;
-use crate::holds::{ItemList, Place, State};
+use crate::holds::{ItemList, Place, State, Usage};
 use crate::outcome::{Field, Misuse, Outcome, Taken};
 use crate::sale::Sale;
 use crate::sharding;
-use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// Who asks for what, in the form that RESERVE, ORDER and a LATE confirm share.
@@ -31,19 +30,29 @@ pub(super) struct Taking<'a> {
     replaces: bool,
 }
 
-/// Units that a buyer may still have, by the limits of the sale and of each SKU wanted.
-struct Limits {
-    left_of_sale: u64,
-    left_of_skus: SmallVec<[u64; 2]>,
+/// What a buyer has where something is limited: so many units may the buyer still have.
+struct Limits<'s> {
+    sale: &'s Sale,
+    /// `None` where nothing is limited.
+    usage: Option<Usage>,
 }
 
-impl Limits {
-    fn none() -> Self {
-        Self { left_of_sale: u64::MAX, left_of_skus: SmallVec::new() }
+impl Limits<'_> {
+    fn left(limit: u32, used: u64) -> u64 {
+        match limit {
+            0 => u64::MAX,
+            limit => u64::from(limit).saturating_sub(used),
+        }
     }
 
-    fn left_of_sku(&self, at: usize) -> u64 {
-        self.left_of_skus.get(at).copied().unwrap_or(u64::MAX)
+    fn left_of_sale(&self) -> u64 {
+        let Some(usage) = &self.usage else { return u64::MAX };
+        Self::left(self.sale.settings.limit, usage.total.held + usage.total.sold)
+    }
+
+    fn left_of_sku(&self, sku: u16) -> u64 {
+        let Some(usage) = &self.usage else { return u64::MAX };
+        Self::left(self.sale.skus.get(sku).limit, usage.of_sku(sku))
     }
 }
 
@@ -275,7 +284,7 @@ impl Sale {
         }
         let limits = self.limits(request, &wanted, situation.now_ms);
         if request.up_to {
-            self.take_some(request, &wanted, &limits.unwrap_or_else(Limits::none), situation)
+            self.take_some(request, &wanted, &limits, situation)
         } else {
             self.take_all(request, &wanted, &limits, situation)?;
             Ok(wanted)
@@ -287,16 +296,17 @@ impl Sale {
         &self,
         request: &Request<'_, 'a>,
         wanted: &IndexedItems,
-        limits: &Option<Limits>,
+        limits: &Limits<'_>,
         situation: &Situation<'_>,
     ) -> Result<(), Outcome<'a>> {
-        if let Some(limits) = limits {
-            let asked: u64 = wanted.iter().map(|&(_, qty)| u64::from(qty)).sum();
-            if asked > limits.left_of_sale {
-                return Err(Outcome::Limit { sku: Cow::Borrowed(b""), left: limits.left_of_sale });
+        if limits.usage.is_some() {
+            let (asked, left) = (wanted.iter().map(|&(_, qty)| u64::from(qty)).sum::<u64>(), limits.left_of_sale());
+            if asked > left {
+                return Err(Outcome::Limit { sku: Cow::Borrowed(b""), left });
             }
-            for (item, &left) in request.items.iter().zip(&limits.left_of_skus) {
-                if u64::from(item.qty) > left {
+            for (item, &(sku, qty)) in request.items.iter().zip(wanted) {
+                let left = limits.left_of_sku(sku);
+                if u64::from(qty) > left {
                     return Err(Outcome::Limit { sku: Cow::Borrowed(item.sku), left });
                 }
             }
@@ -314,16 +324,16 @@ impl Sale {
         &self,
         request: &Request<'_, 'a>,
         wanted: &IndexedItems,
-        limits: &Limits,
+        limits: &Limits<'_>,
         situation: &Situation<'_>,
     ) -> Result<IndexedItems, Outcome<'a>> {
-        let mut left_of_sale = limits.left_of_sale;
+        let mut left_of_sale = limits.left_of_sale();
         if left_of_sale == 0 {
             return Err(Outcome::Limit { sku: Cow::Borrowed(b""), left: 0 });
         }
         let mut taken = IndexedItems::new();
-        for (at, &(sku, qty)) in wanted.iter().enumerate() {
-            let most = self.within_reach(request, sku).min(limits.left_of_sku(at)).min(left_of_sale);
+        for &(sku, qty) in wanted {
+            let most = self.within_reach(request, sku).min(limits.left_of_sku(sku)).min(left_of_sale);
             let units = u64::from(qty).min(most);
             left_of_sale -= units;
             if units > 0 {
@@ -333,7 +343,7 @@ impl Sale {
         if !taken.is_empty() {
             return Ok(taken);
         }
-        Err(match (0..wanted.len()).find(|&at| limits.left_of_sku(at) == 0) {
+        Err(match wanted.iter().position(|&(sku, _)| limits.left_of_sku(sku) == 0) {
             Some(at) => Outcome::Limit { sku: Cow::Borrowed(request.items[at].sku), left: 0 },
             None => self.shortage(wanted[0].0, request.items[0].sku, request, situation),
         })
@@ -344,12 +354,11 @@ impl Sale {
         self.skus.get(sku).available + request.replaced_units(sku)
     }
 
-    /// What the limits leave to the buyer; `None` where nothing is limited.
-    fn limits(&self, request: &Request<'_, '_>, wanted: &IndexedItems, now_ms: u64) -> Option<Limits> {
-        let sale_limit = u64::from(self.settings.limit);
-        let limited = sale_limit > 0 || wanted.iter().any(|&(sku, _)| self.skus.get(sku).limit > 0);
+    /// What the buyer has, by which the limits of the sale and of the SKUs wanted are told.
+    fn limits(&self, request: &Request<'_, '_>, wanted: &IndexedItems, now_ms: u64) -> Limits<'_> {
+        let limited = self.settings.limit > 0 || wanted.iter().any(|&(sku, _)| self.skus.get(sku).limit > 0);
         if !limited {
-            return None;
+            return Limits { sale: self, usage: None };
         }
         let skus = wanted.iter().map(|&(sku, _)| sku);
         let replaced = request.replaced.iter().flat_map(|items| items.iter()).map(|&(sku, _)| sku);
@@ -357,14 +366,7 @@ impl Sale {
         if let Some(items) = &request.replaced {
             usage.without(items);
         }
-        let left = |limit: u32, used: u64| match limit {
-            0 => u64::MAX,
-            limit => u64::from(limit).saturating_sub(used),
-        };
-        Some(Limits {
-            left_of_sale: left(self.settings.limit, usage.total.held + usage.total.sold),
-            left_of_skus: wanted.iter().map(|&(sku, _)| left(self.skus.get(sku).limit, usage.of_sku(sku))).collect(),
-        })
+        Limits { sale: self, usage: Some(usage) }
     }
 
     fn shortage<'a>(

@@ -61,17 +61,19 @@ fn padded(content: usize) -> usize {
 }
 
 impl Arena {
-    /// Appends an entry of `content` bytes, which fit a chunk (see [`crate::bounds`]); `write` fills them in.
-    pub fn push(&mut self, content: usize, write: impl FnOnce(&mut [u8])) -> BlobRef {
+    /// Appends an entry of `content` bytes, which fit a chunk (see [`crate::bounds`]); `write` appends them.
+    pub fn push(&mut self, content: usize, write: impl FnOnce(&mut Vec<u8>)) -> BlobRef {
         let size = padded(content);
         assert!(size <= CHUNK_BYTES, "an entry of {size} bytes");
         self.make_room(size);
         let chunk = &mut self.chunks[self.current];
         let at = BlobRef::new(self.current, chunk.bytes.len());
-        chunk.bytes.resize(at.offset() + size, 0);
-        let (length, rest) = chunk.bytes[at.offset()..].split_at_mut(LENGTH_BYTES);
-        length.copy_from_slice(&(content as u16).to_le_bytes());
-        write(&mut rest[..content]);
+        chunk.bytes.extend_from_slice(&(content as u16).to_le_bytes());
+        write(&mut chunk.bytes);
+        debug_assert_eq!(chunk.bytes.len(), at.offset() + LENGTH_BYTES + content, "as long as was said");
+        while !chunk.bytes.len().is_multiple_of(WORD_BYTES) {
+            chunk.bytes.push(0);
+        }
         chunk.live += size;
         self.live += size;
         self.written += size;
@@ -164,7 +166,7 @@ impl Arena {
     /// Moves a living entry to the end of the log.
     pub fn relocate(&mut self, at: BlobRef) -> BlobRef {
         let content = self.get(at).to_vec();
-        let moved = self.push(content.len(), |out| out.copy_from_slice(&content));
+        let moved = self.push(content.len(), |out| out.extend_from_slice(&content));
         self.free(at);
         moved
     }
@@ -201,7 +203,7 @@ mod tests {
             let draw = (step >> 33) as usize;
             if living.len() < 2_000 || draw.is_multiple_of(2) && living.len() < 4_000 {
                 let content = vec![round as u8; 1 + draw % 700];
-                living.push((arena.push(content.len(), |out| out.copy_from_slice(&content)), content));
+                living.push((arena.push(content.len(), |out| out.extend_from_slice(&content)), content));
             } else {
                 let (at, content) = living.swap_remove(draw % living.len());
                 assert_eq!(arena.get(at), content);

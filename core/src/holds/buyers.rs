@@ -268,7 +268,13 @@ impl Buyers {
 
     /// The record of the buyer of a hold; `None` if the hold alone stands for its buyer.
     fn record_of(&mut self, store: &HoldStore, slot: u32) -> Option<&mut Buyer> {
-        let entry = self.entry(store, store.buyer(slot))?;
+        let name = store.buyer(slot);
+        let hash = store.hash(name);
+        // Nearly always it does, and no name need be compared.
+        if self.index.find(hash, |entry| entry == slot).is_some() {
+            return None;
+        }
+        let entry = self.entry_of(store, name, hash)?;
         (entry & RECORD_BIT != 0).then(|| self.records.get_mut(entry & !RECORD_BIT))
     }
 

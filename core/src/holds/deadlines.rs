@@ -205,7 +205,11 @@ impl Deadlines {
         let queue = self.queue_mut(name);
         let first = queue.first;
         queue.first = Some(first.map_or(tick, |first| first.min(tick)));
-        let entry = queue.ticks.entry(tick).or_insert_with(Tick::new);
+        // Holds of one length come in the order of their deadlines.
+        let entry = match queue.ticks.last_entry() {
+            Some(last) if *last.key() == tick => last.into_mut(),
+            _ => queue.ticks.entry(tick).or_insert_with(Tick::new),
+        };
         let next = entry.head;
         entry.head = slot;
         entry.count_in(offset_of(deadline), units(items));

@@ -2,7 +2,7 @@
 
 use super::NONE;
 use super::arena::BlobRef;
-use crate::wire::{Reader, Slice, put_bytes, put_varint, varint_len};
+use crate::wire::{Reader, put_bytes, put_varint, varint_len};
 use smallvec::SmallVec;
 
 /// SKU indexes and units, in the order in which they were asked for.
@@ -127,7 +127,7 @@ const MANY_ITEMS: u8 = 63;
 impl NewContent<'_> {
     /// Layout: id length, buyer length, flags with the number of items, id, buyer, then items as varints,
     /// META and REF.
-    pub fn encode(&self, out: &mut [u8]) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let inline_count = self.items.len().min(usize::from(MANY_ITEMS)) as u8;
         let mut flags = inline_count << ITEMS_SHIFT;
         if self.meta.is_some() {
@@ -136,24 +136,19 @@ impl NewContent<'_> {
         if self.reference.is_some() {
             flags |= HAS_REF;
         }
-        let (head, rest) = out.split_at_mut(3);
-        head.copy_from_slice(&[self.id.len() as u8, self.buyer.len() as u8, flags]);
-        let (id, rest) = rest.split_at_mut(self.id.len());
-        id.copy_from_slice(self.id);
-        let (buyer, rest) = rest.split_at_mut(self.buyer.len());
-        buyer.copy_from_slice(self.buyer);
-        let mut tail = Slice(rest);
+        out.extend_from_slice(&[self.id.len() as u8, self.buyer.len() as u8, flags]);
+        out.extend_from_slice(self.id);
+        out.extend_from_slice(self.buyer);
         if inline_count == MANY_ITEMS {
-            put_varint(&mut tail, self.items.len() as u64);
+            put_varint(out, self.items.len() as u64);
         }
         for &(sku, qty) in self.items {
-            put_varint(&mut tail, u64::from(sku));
-            put_varint(&mut tail, u64::from(qty));
+            put_varint(out, u64::from(sku));
+            put_varint(out, u64::from(qty));
         }
         for text in self.meta.iter().chain(&self.reference) {
-            put_bytes(&mut tail, text);
+            put_bytes(out, text);
         }
-        debug_assert!(tail.0.is_empty(), "as long as was said");
     }
 
     /// How many bytes [`NewContent::encode`] writes.
@@ -226,8 +221,9 @@ mod tests {
         let many: ItemList = (0..70).map(|n| (n as u16, n + 1)).collect();
         for items in [ItemList::new(), many, ItemList::from_slice(&[(3, 2_000_000_000)])] {
             let content = Content { id: b"id\0", buyer: &[0xff; 128], items, meta: Some(b""), reference: Some(b"r") };
-            let mut blob = vec![0; content.as_new().encoded_len()];
+            let mut blob = Vec::new();
             content.as_new().encode(&mut blob);
+            assert_eq!(blob.len(), content.as_new().encoded_len());
             assert_eq!(Content::decode(&blob), content);
         }
     }
