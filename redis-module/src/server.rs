@@ -4,7 +4,8 @@
 //! there. Function pointers that every supported server has are called outright; those that came after
 //! Redis 7.0 are asked for with [`Option`].
 
-use flashsale_core::protocol::reply::Reply;
+use crate::phrases;
+use flashsale_core::protocol::reply::{Reply, Status};
 use redis_module::raw;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_longlong, c_void};
 use std::marker::PhantomData;
@@ -427,6 +428,12 @@ impl Reply for Ctx<'_> {
 
     fn bytes(&mut self, bytes: &[u8]) {
         unsafe { api!(RedisModule_ReplyWithStringBuffer)(self.raw, bytes.as_ptr().cast::<c_char>(), bytes.len()) };
+    }
+
+    fn status(&mut self, status: Status) {
+        if !phrases::answer(*self, status) {
+            self.bytes(status.word().as_bytes());
+        }
     }
 
     fn integer(&mut self, number: i64) {

@@ -62,9 +62,7 @@ impl Sale {
         };
         let outcome = Outcome::Confirmed { id: Cow::Borrowed(confirm.id), order_no: self.next_order_no(0) };
         log.count_words();
-        if let Err(problem) =
-            self.confirm_held(now_ms, slot, (confirm.reference, confirm.meta), part.as_ref(), facts)
-        {
+        if let Err(problem) = self.confirm_held(now_ms, slot, (confirm.reference, confirm.meta), part.as_ref(), facts) {
             facts.inconsistent = Some(problem);
         }
         Some(outcome)

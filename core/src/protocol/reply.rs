@@ -18,12 +18,81 @@ pub trait Reply {
     /// Bytes. Status words and keys of maps are bytes too: servers write them at half the cost of a simple
     /// string, which they check for line breaks.
     fn bytes(&mut self, bytes: &[u8]);
+    /// The word that says how a command has ended.
+    fn status(&mut self, status: Status) {
+        self.bytes(status.word().as_bytes());
+    }
     /// A number.
     fn integer(&mut self, number: i64);
     /// Nothing there.
     fn null(&mut self);
     /// An error, in the place of an answer.
     fn error(&mut self, text: &str);
+}
+
+/// How a command has ended: the first word of its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the outcome of its name")]
+pub enum Status {
+    Stocked,
+    BelowHeld,
+    Reserved,
+    Confirmed,
+    Extended,
+    Released,
+    Expired,
+    Returned,
+    NotFound,
+    Mismatch,
+    Granted,
+    Accepted,
+    WrongShard,
+    NotOpen,
+    Paused,
+    Closed,
+    TooLate,
+    Backlog,
+    NoSku,
+    Limit,
+    SoldOut,
+    AllHeld,
+    Empty,
+}
+
+impl Status {
+    const WORDS: [&str; Self::COUNT] = [
+        "STOCKED",
+        "BELOWHELD",
+        "RESERVED",
+        "CONFIRMED",
+        "EXTENDED",
+        "RELEASED",
+        "EXPIRED",
+        "RETURNED",
+        "NOTFOUND",
+        "MISMATCH",
+        "GRANTED",
+        "ACCEPTED",
+        "WRONGSHARD",
+        "NOTOPEN",
+        "PAUSED",
+        "CLOSED",
+        "TOOLATE",
+        "BACKLOG",
+        "NOSKU",
+        "LIMIT",
+        "SOLDOUT",
+        "ALLHELD",
+        "EMPTY",
+    ];
+
+    /// How many there are.
+    pub const COUNT: usize = Self::Empty as usize + 1;
+
+    /// The word on the wire.
+    pub fn word(self) -> &'static str {
+        Self::WORDS[self as usize]
+    }
 }
 
 fn unsigned(reply: &mut impl Reply, number: u64) {
@@ -47,12 +116,12 @@ fn word(reply: &mut impl Reply, word: &'static str) {
 pub fn outcome(reply: &mut impl Reply, outcome: &Outcome<'_>, key: &[u8]) {
     match outcome {
         Outcome::Ok => reply.ok(),
-        Outcome::Stocked { available, held, sold } => numbers(reply, "STOCKED", &[*available, *held, *sold]),
-        Outcome::BelowHeld { available } => numbers(reply, "BELOWHELD", &[*available]),
+        Outcome::Stocked { available, held, sold } => numbers(reply, Status::Stocked, &[*available, *held, *sold]),
+        Outcome::BelowHeld { available } => numbers(reply, Status::BelowHeld, &[*available]),
         Outcome::Reserved { id, deadline, taken } => {
             let taken = taken.as_deref().unwrap_or_default();
             reply.array(3 + 2 * taken.len());
-            word(reply, "RESERVED");
+            reply.status(Status::Reserved);
             reply.bytes(id);
             unsigned(reply, *deadline);
             for item in taken {
@@ -60,48 +129,50 @@ pub fn outcome(reply: &mut impl Reply, outcome: &Outcome<'_>, key: &[u8]) {
                 reply.integer(item.qty.into());
             }
         }
-        Outcome::Confirmed { id, order_no } => named(reply, "CONFIRMED", id, *order_no),
-        Outcome::Extended { id, deadline } => named(reply, "EXTENDED", id, *deadline),
-        Outcome::Released => numbers(reply, "RELEASED", &[]),
-        Outcome::Expired => numbers(reply, "EXPIRED", &[]),
-        Outcome::Returned => numbers(reply, "RETURNED", &[]),
-        Outcome::NotFound => numbers(reply, "NOTFOUND", &[]),
+        Outcome::Confirmed { id, order_no } => named(reply, Status::Confirmed, id, *order_no),
+        Outcome::Extended { id, deadline } => named(reply, Status::Extended, id, *deadline),
+        Outcome::Released => numbers(reply, Status::Released, &[]),
+        Outcome::Expired => numbers(reply, Status::Expired, &[]),
+        Outcome::Returned => numbers(reply, Status::Returned, &[]),
+        Outcome::NotFound => numbers(reply, Status::NotFound, &[]),
         Outcome::Mismatch(field) => {
             reply.array(2);
-            word(reply, "MISMATCH");
+            reply.status(Status::Mismatch);
             word(reply, field_word(*field));
         }
-        Outcome::Granted { total, available } => numbers(reply, "GRANTED", &[*total, *available]),
-        Outcome::Accepted { taken, available } => numbers(reply, "ACCEPTED", &[*taken, *available]),
-        Outcome::WrongShard(home) => one(reply, "WRONGSHARD", &sharding::sibling_key(key, home.index, home.count)),
-        Outcome::NotOpen { opens_at } => numbers(reply, "NOTOPEN", &[*opens_at]),
-        Outcome::Paused => numbers(reply, "PAUSED", &[]),
-        Outcome::Closed => numbers(reply, "CLOSED", &[]),
-        Outcome::TooLate => numbers(reply, "TOOLATE", &[]),
-        Outcome::Backlog => numbers(reply, "BACKLOG", &[]),
-        Outcome::NoSku { sku } => one(reply, "NOSKU", sku),
-        Outcome::Limit { sku, left } => named(reply, "LIMIT", sku, *left),
-        Outcome::SoldOut { sku } => one(reply, "SOLDOUT", sku),
-        Outcome::AllHeld { sku, next_ms } => named(reply, "ALLHELD", sku, *next_ms),
-        Outcome::Empty { sku } => one(reply, "EMPTY", sku),
+        Outcome::Granted { total, available } => numbers(reply, Status::Granted, &[*total, *available]),
+        Outcome::Accepted { taken, available } => numbers(reply, Status::Accepted, &[*taken, *available]),
+        Outcome::WrongShard(home) => {
+            one(reply, Status::WrongShard, &sharding::sibling_key(key, home.index, home.count))
+        }
+        Outcome::NotOpen { opens_at } => numbers(reply, Status::NotOpen, &[*opens_at]),
+        Outcome::Paused => numbers(reply, Status::Paused, &[]),
+        Outcome::Closed => numbers(reply, Status::Closed, &[]),
+        Outcome::TooLate => numbers(reply, Status::TooLate, &[]),
+        Outcome::Backlog => numbers(reply, Status::Backlog, &[]),
+        Outcome::NoSku { sku } => one(reply, Status::NoSku, sku),
+        Outcome::Limit { sku, left } => named(reply, Status::Limit, sku, *left),
+        Outcome::SoldOut { sku } => one(reply, Status::SoldOut, sku),
+        Outcome::AllHeld { sku, next_ms } => named(reply, Status::AllHeld, sku, *next_ms),
+        Outcome::Empty { sku } => one(reply, Status::Empty, sku),
     }
 }
 
-fn numbers(reply: &mut impl Reply, status: &'static str, numbers: &[u64]) {
+fn numbers(reply: &mut impl Reply, status: Status, numbers: &[u64]) {
     reply.array(1 + numbers.len());
-    word(reply, status);
+    reply.status(status);
     numbers.iter().for_each(|&number| unsigned(reply, number));
 }
 
-fn one(reply: &mut impl Reply, status: &'static str, bytes: &[u8]) {
+fn one(reply: &mut impl Reply, status: Status, bytes: &[u8]) {
     reply.array(2);
-    word(reply, status);
+    reply.status(status);
     reply.bytes(bytes);
 }
 
-fn named(reply: &mut impl Reply, status: &'static str, name: &[u8], number: u64) {
+fn named(reply: &mut impl Reply, status: Status, name: &[u8], number: u64) {
     reply.array(3);
-    word(reply, status);
+    reply.status(status);
     reply.bytes(name);
     unsigned(reply, number);
 }
