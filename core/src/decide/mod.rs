@@ -98,16 +98,25 @@ impl Sale {
         }
         #[cfg(feature = "fault-injection")]
         crate::fault::trip(command);
-        if in_words && let Command::Reserve(reserve) = command {
-            let outcome = self.run_reserve(reserve, &Situation { now_ms, ..*situation }, log, facts)?;
-            self.note_missed(command, &outcome);
-            return Ok(outcome);
-        }
-        if in_words
-            && let Command::Confirm(confirm) = command
-            && let Some(outcome) = self.run_confirm(confirm, now_ms, log, facts)
-        {
-            return Ok(outcome);
+        // The commands that come by the million are decided and applied in one go, with no effect in between.
+        match command {
+            Command::Reserve(reserve) if in_words => {
+                let outcome = self.run_reserve(reserve, &Situation { now_ms, ..*situation }, log, facts)?;
+                self.note_missed(command, &outcome);
+                return Ok(outcome);
+            }
+            Command::Order(order) if in_words => {
+                if let Some(outcome) = self.run_order(order, &Situation { now_ms, ..*situation }, log, facts)? {
+                    self.note_missed(command, &outcome);
+                    return Ok(outcome);
+                }
+            }
+            Command::Confirm(confirm) if in_words => {
+                if let Some(outcome) = self.run_confirm(confirm, now_ms, log, facts) {
+                    return Ok(outcome);
+                }
+            }
+            _ => {}
         }
         let decision = self.decide(command, situation)?;
         if in_words && !decision.effects.is_empty() {

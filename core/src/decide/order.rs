@@ -2,8 +2,10 @@
 
 use super::reserve::Request;
 use super::{Decision, Situation};
+use crate::apply::SetAside;
 use crate::command::Order;
-use crate::effect::Effect;
+use crate::effect::{Effect, EffectLog};
+use crate::facts::Facts;
 use crate::outcome::{Field, Misuse, Outcome};
 use crate::sale::Sale;
 use smallvec::smallvec;
@@ -37,6 +39,37 @@ impl Sale {
                 ],
             },
         })
+    }
+
+    /// Carries out an ORDER of a new id that its own words tell: decides it and applies it in one go. `None` if the id is
+    /// known: that is for [`Sale::decide_order`] to answer.
+    pub(super) fn run_order<'a>(
+        &mut self,
+        order: &Order<'a>,
+        situation: &Situation<'a>,
+        log: &mut EffectLog,
+        facts: &mut Facts,
+    ) -> Result<Option<Outcome<'a>>, Misuse> {
+        let (now_ms, id) = (situation.now_ms, order.id.unwrap_or(situation.fresh_id));
+        let place = self.holds.place(id);
+        if place.slot.is_some_and(|slot| !self.is_forgotten(slot, now_ms)) {
+            return Ok(None);
+        }
+        let request = Request { buyer: order.buyer, items: &order.items, up_to: false, replaced: None };
+        let items = match self.admit(&request, None, situation)? {
+            Err(refusal) => return Ok(Some(refusal)),
+            Ok(items) => items,
+        };
+        let outcome = Outcome::Confirmed { id: Cow::Borrowed(id), order_no: self.next_order_no(1) };
+        log.count_words();
+        let deadline = now_ms + self.settings.hold_ms;
+        let hold = SetAside { id, buyer: order.buyer, items: &items, deadline, meta: order.meta };
+        let done = self.set_aside(now_ms, &hold, place, facts);
+        let done = done.and_then(|slot| self.confirm_held(now_ms, slot, (order.reference, None), None, facts));
+        if let Err(problem) = done {
+            facts.inconsistent = Some(problem);
+        }
+        Ok(Some(outcome))
     }
 
     /// An id that is known: a live hold is confirmed, anything else is told.

@@ -107,7 +107,7 @@ impl Sale {
     }
 
     /// What RESERVE and ORDER check of an id that is not known: place, time and backlog, then limits and units.
-    #[inline]
+    #[inline(always)] // on the way of every request; results are moved once less
     pub(super) fn admit<'a>(
         &self,
         request: &Request<'_, 'a>,
