@@ -216,10 +216,7 @@ impl Subject {
     fn fields<'s>(&'s self, sale: &'s Sale) -> (&'s [u8], &'s [u8], &'s [u8], &'s [u8]) {
         match self {
             Self::Stock => Default::default(),
-            Self::Stored(slot) => {
-                let content = sale.holds.content(*slot);
-                (content.id, content.buyer, content.reference.unwrap_or_default(), content.meta.unwrap_or_default())
-            }
+            Self::Stored(slot) => sale.holds.texts(*slot),
             Self::Ended(ended) => {
                 let text = |text: &'s Option<Box<[u8]>>| text.as_deref().unwrap_or_default();
                 (&ended.id, &ended.buyer, text(&ended.reference), text(&ended.meta))

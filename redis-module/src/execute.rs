@@ -2,7 +2,7 @@
 
 use crate::data_type::{SaleKey, Value};
 use crate::news::News;
-use crate::order_stream::OrderStream;
+use crate::order_stream::{Given, OrderStream};
 use crate::server::{Access, Ctx, ServerString};
 use crate::state::State;
 use crate::totals;
@@ -69,6 +69,8 @@ pub(crate) struct Call<'c, 's> {
     pub state: &'s mut State,
     /// The key's order stream, once it had to be opened.
     pub stream: Option<OrderStream<'c>>,
+    /// The first of the words, as strings of the server.
+    pub given: Given<'c>,
 }
 
 /// Which length of the order stream a command must know or change.
@@ -245,7 +247,7 @@ impl<'c> Call<'c, '_> {
                 if stream.is_away(sale) {
                     return Err(Fault::StreamAway);
                 }
-                self.stream = Some(stream);
+                self.stream = Some(stream.given(self.given));
             }
             if let Some(stream) = self.stream.as_ref().filter(|_| may_be_full) {
                 value.set_stream_len(stream.len());

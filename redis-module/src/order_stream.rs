@@ -12,14 +12,24 @@ pub(crate) struct OrderStream<'c> {
     ctx: Ctx<'c>,
     name: OwnedString,
     key: Key<'c>,
+    /// Strings of the call that its entry may be made of.
+    given: Given<'c>,
 }
+
+/// The first words after a command's key: nearly always the id of a hold and its buyer.
+pub(crate) type Given<'c> = [Option<ServerString<'c>>; 2];
 
 impl<'c> OrderStream<'c> {
     /// Opens the stream, which may be empty. `None` if something else is in its place.
     pub fn open(ctx: Ctx<'c>, sale_key: ServerString<'_>, words: &mut Words) -> Option<Self> {
         let name = words.stream_key(sale_key.bytes());
         let key = ctx.open(name.borrowed(), Access::Write);
-        matches!(key.kind(), KeyKind::Empty | KeyKind::Stream).then_some(Self { ctx, name, key })
+        matches!(key.kind(), KeyKind::Empty | KeyKind::Stream).then_some(Self { ctx, name, key, given: [None; 2] })
+    }
+
+    /// The same, for entries that may be made of strings which the call was given.
+    pub fn given(self, given: Given<'c>) -> Self {
+        Self { given, ..self }
     }
 
     /// Whether the stream of a sale that has had entries is not here because the slot is being moved, one key after
@@ -74,7 +84,7 @@ impl<'c> OrderStream<'c> {
     }
 
     fn add(&self, sale: &Sale, entry: &Entry, words: &mut Words) -> bool {
-        entry.write(sale, words);
+        entry.write(sale, &mut Writer { words, given: self.given });
         self.key.stream_add(entry.stream_id(sale), &words.strings)
     }
 }
@@ -122,9 +132,9 @@ impl Words {
         }
     }
 
-    fn keep(&mut self, field: usize, value: Kept, text: &[u8]) {
+    fn set(&mut self, field: usize, value: Kept, string: OwnedString) {
         self.values[field] = value;
-        self.strings[2 * field + 1] = OwnedString::new(text);
+        self.strings[2 * field + 1] = string;
     }
 
     /// The key of a sale's stream: nearly always that of the sale that was asked before.
@@ -134,50 +144,62 @@ impl Words {
             *stream = OwnedString::new(&sharding::stream_key(sale_key));
             sale_key.clone_into(of);
         }
-        stream.share()
+        stream.borrowed().share()
     }
 }
 
-impl FieldSink for Words {
+/// Makes the strings of an entry.
+struct Writer<'w, 'c> {
+    words: &'w mut Words,
+    given: Given<'c>,
+}
+
+impl FieldSink for Writer<'_, '_> {
     fn kind(&mut self, field: usize, kind: EntryKind) {
-        if self.values[field] != Kept::Kind(kind) {
-            self.keep(field, Kept::Kind(kind), kind.word().as_bytes());
+        if self.words.values[field] != Kept::Kind(kind) {
+            self.words.set(field, Kept::Kind(kind), OwnedString::new(kind.word().as_bytes()));
         }
     }
 
     fn number(&mut self, field: usize, number: i64) {
-        if self.values[field] != Kept::Number(number) {
-            self.digits.clear();
-            put_number(&mut self.digits, number);
-            self.values[field] = Kept::Number(number);
-            self.strings[2 * field + 1] = OwnedString::new(&self.digits);
+        let words = &mut *self.words;
+        if words.values[field] != Kept::Number(number) {
+            words.digits.clear();
+            put_number(&mut words.digits, number);
+            words.set(field, Kept::Number(number), OwnedString::new(&words.digits));
         }
     }
 
     fn text(&mut self, field: usize, text: &[u8]) {
-        let value = if text.is_empty() { Kept::Empty } else { Kept::Own };
-        if value == Kept::Own || self.values[field] != Kept::Empty {
-            self.keep(field, value, text);
+        let words = &mut *self.words;
+        if text.is_empty() {
+            if words.values[field] != Kept::Empty {
+                words.set(field, Kept::Empty, OwnedString::new(text));
+            }
+            return;
         }
+        let given = self.given.iter().flatten().find(|given| given.bytes() == text);
+        words.set(field, Kept::Own, given.map_or_else(|| OwnedString::new(text), |given| given.share()));
     }
 
     fn sku(&mut self, name: &[u8]) {
-        if self.sku != name {
-            name.clone_into(&mut self.sku);
-            self.units.clear();
-            put_sku(&mut self.units, name);
-            self.units_start = self.units.len();
-            let of_other = self.values.iter_mut().filter(|value| matches!(value, Kept::Units(_)));
+        let words = &mut *self.words;
+        if words.sku != name {
+            name.clone_into(&mut words.sku);
+            words.units.clear();
+            put_sku(&mut words.units, name);
+            words.units_start = words.units.len();
+            let of_other = words.values.iter_mut().filter(|value| matches!(value, Kept::Units(_)));
             of_other.for_each(|value| *value = Kept::Own);
         }
     }
 
     fn units(&mut self, field: usize, units: i64) {
-        if self.values[field] != Kept::Units(units) {
-            self.units.truncate(self.units_start);
-            put_number(&mut self.units, units);
-            self.values[field] = Kept::Units(units);
-            self.strings[2 * field + 1] = OwnedString::new(&self.units);
+        let words = &mut *self.words;
+        if words.values[field] != Kept::Units(units) {
+            words.units.truncate(words.units_start);
+            put_number(&mut words.units, units);
+            words.set(field, Kept::Units(units), OwnedString::new(&words.units));
         }
     }
 }

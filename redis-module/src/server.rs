@@ -46,6 +46,13 @@ impl<'c> ServerString<'c> {
         self.raw
     }
 
+    /// The same string once more, for longer: the server counts its owners.
+    pub fn share(self) -> OwnedString {
+        // SAFETY: the string is alive, and belongs to no context that frees it by itself.
+        unsafe { api!(RedisModule_RetainString)(std::ptr::null_mut(), self.raw) };
+        OwnedString { raw: self.raw }
+    }
+
     pub fn bytes(self) -> &'c [u8] {
         let mut len = 0;
         // SAFETY: the string lives for 'c, and the server does not change it meanwhile.
@@ -56,7 +63,7 @@ impl<'c> ServerString<'c> {
     }
 }
 
-/// A string made by us, freed when dropped.
+/// A string that we own or share, freed or given back when dropped.
 #[repr(transparent)]
 pub(crate) struct OwnedString {
     raw: *mut raw::RedisModuleString,
@@ -71,13 +78,6 @@ impl OwnedString {
         Self { raw }
     }
 
-    /// The same string once more: the server counts its owners.
-    pub fn share(&self) -> Self {
-        // SAFETY: the string is alive, and belongs to no context.
-        unsafe { api!(RedisModule_RetainString)(std::ptr::null_mut(), self.raw) };
-        Self { raw: self.raw }
-    }
-
     pub fn borrowed(&self) -> ServerString<'_> {
         ServerString { raw: self.raw, _callback: PhantomData }
     }
@@ -85,7 +85,7 @@ impl OwnedString {
 
 impl Drop for OwnedString {
     fn drop(&mut self) {
-        // SAFETY: made by `new` or `share`, dropped once.
+        // SAFETY: made by `new` or shared, dropped once.
         unsafe { api!(RedisModule_FreeString)(std::ptr::null_mut(), self.raw) }
     }
 }

@@ -200,6 +200,15 @@ impl<'a> Content<'a> {
         &blob[3..3 + usize::from(blob[0])]
     }
 
+    /// Id, buyer, REF and META, each empty where there is none.
+    pub fn texts_of(blob: &[u8]) -> (&[u8], &[u8], &[u8], &[u8]) {
+        if blob[2] & (HAS_META | HAS_REF) == 0 {
+            return (Content::id_of(blob), Content::buyer_of(blob), b"", b"");
+        }
+        let content = Content::decode(blob);
+        (content.id, content.buyer, content.reference.unwrap_or_default(), content.meta.unwrap_or_default())
+    }
+
     /// The buyer alone, for the index.
     pub fn buyer_of(blob: &[u8]) -> &[u8] {
         let start = 3 + usize::from(blob[0]);

@@ -99,6 +99,11 @@ impl HoldStore {
         Content::buyer_of(self.blob(slot))
     }
 
+    /// Id, buyer, REF and META, each empty where there is none.
+    pub fn texts(&self, slot: u32) -> (&[u8], &[u8], &[u8], &[u8]) {
+        Content::texts_of(self.blob(slot))
+    }
+
     pub fn content(&self, slot: u32) -> Content<'_> {
         Content::decode(self.blob(slot))
     }

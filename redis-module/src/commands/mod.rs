@@ -112,8 +112,8 @@ fn dispatch<D: Definition>(ctx: Ctx<'_>, words: &[*mut raw::RedisModuleString]) 
         &mut many[..]
     };
     words.iter_mut().zip(rest).for_each(|(word, &raw)| *word = string(raw).bytes());
-    let called =
-        state::with(|state| D::call(&mut Call { ctx, key_name: string(*key_name), words, state, stream: None }));
+    let (key_name, given) = (string(*key_name), [rest.first(), rest.get(1)].map(|raw| raw.map(|&raw| string(raw))));
+    let called = state::with(|state| D::call(&mut Call { ctx, key_name, words, state, stream: None, given }));
     match called {
         Ok(()) => {}
         Err(Fault::Words(ParseError::Arity)) => ctx.wrong_arity(),
