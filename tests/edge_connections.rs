@@ -1,12 +1,13 @@
 //! The first stage of the funnel: no client holds more of the proxy than its share, however slowly it speaks.
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use flashsale_tests::http::{Http, read_to_end};
 use flashsale_tests::shop::Shop;
-use flashsale_tests::{Proxy, ProxyBuilder, wait_until};
+use flashsale_tests::{Proxy, ProxyBuilder, RedisServer, Server, TOKEN_SECRET, token, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -158,6 +159,68 @@ fn requests_to_sales_that_come_at_once_are_answered_in_turn() {
         let answer = read_answer(&mut stream);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     }
+}
+
+/// What an answer says, but for the time it says it at and a wait that is drawn by lot.
+fn told(answer: &str) -> (String, BTreeSet<String>, String) {
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a whole head");
+    let (status, fields) = head.split_once("\r\n").expect("fields");
+    let fields = fields.lines().map(|field| {
+        let (name, value) = field.split_once(": ").expect("a field");
+        let name = name.to_ascii_lowercase();
+        let varies = matches!(name.as_str(), "date" | "retry-after");
+        if varies { name } else { format!("{name}: {value}") }
+    });
+    (status.to_owned(), fields.collect(), body.to_owned())
+}
+
+#[test]
+fn answers_are_the_same_whichever_way_they_are_written() {
+    let redis = RedisServer::builder(Server::Redis70).module().start();
+    let mut client = redis.client();
+    client.ok(&["FLASH.CREATE", "sale:s", "HOLD", "600000", "ITEMS", "shirt", "5"]);
+    client.ok(&["FLASH.RESERVE", "sale:s", "h1", "ann", "ITEMS", "shirt", "1"]);
+    client.ok(&["FLASH.CREATE", "sale:gone", "ITEMS", "shirt", "0"]);
+    let proxy = Proxy::builder().redis(&redis).set("rates.mode", "\"off\"").start();
+    let bearer = format!("Authorization: {}\r\n", token::bearer("ann", TOKEN_SECRET.as_bytes()));
+    let id = "Idempotency-Key: h1\r\n";
+    wait_until("both sales are known", PATIENCE, || {
+        let http = Http::new();
+        ["s", "gone"].iter().all(|sale| http.get(&proxy.url(&format!("/flash/{sale}"))).status == 200)
+    });
+    for (request, fields, status) in [
+        ("GET /flash/s", String::new(), 200),
+        ("GET /flash/nosuch", String::new(), 404),
+        ("PUT /flash/s", String::new(), 405),
+        ("POST /flash/gone/holds?sku=shirt", String::new(), 409),
+        ("POST /flash/s/holds?sku=shirt", String::new(), 401),
+        ("POST /flash/s/holds?sku=hat", bearer.clone(), 404),
+        ("POST /flash/s/holds?sku=shirt", format!("{bearer}{id}"), 200),
+        ("GET /flash/s/holds/h1", bearer.clone(), 200),
+        ("DELETE /flash/s/holds/h1", bearer.clone(), 204),
+    ] {
+        let request = format!("{request} HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+        let mut stream = connect(&proxy);
+        stream.write_all(request.as_bytes()).expect("written");
+        let alone = read_answer(&mut stream);
+        assert!(alone.starts_with(&format!("HTTP/1.1 {status} ")), "{request}{alone}");
+        // With another request behind it in the same packet, the HTTP library writes the answer.
+        stream.write_all(request.repeat(2).as_bytes()).expect("written");
+        for _ in 0..2 {
+            assert_eq!(told(&read_answer(&mut stream)), told(&alone), "{request}");
+        }
+        // The connection is as good as before.
+        stream.write_all(request.as_bytes()).expect("written");
+        assert_eq!(told(&read_answer(&mut stream)), told(&alone), "{request}");
+    }
+    let mut stream = connect(&proxy);
+    stream.write_all(b"HEAD /flash/s HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
+    let mut answer = [0; 9];
+    stream.read_exact(&mut answer).expect("an answer");
+    stream.write_all(b"GET /flash/s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("written");
+    let rest = read_to_end(&mut stream);
+    assert!(rest.contains("\r\n\r\nHTTP/1.1 200"), "a body after the HEAD, or no second answer: {rest}");
+    assert!(rest.to_ascii_lowercase().contains("connection: close"), "{rest}");
 }
 
 #[test]

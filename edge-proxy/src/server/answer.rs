@@ -1,6 +1,7 @@
 //! Requests that the edge answers by itself: to the sale, through the funnel, or with a refusal.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -101,6 +102,22 @@ impl Request {
     }
 }
 
+/// What a client got.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent {
+    /// 0: nothing.
+    pub status: u16,
+    /// Of the body.
+    pub bytes: usize,
+}
+
+impl Sent {
+    pub fn through(session: &ServerSession) -> Self {
+        let status = session.response_written().map_or(0, |response: &ResponseHeader| response.status.as_u16());
+        Self { status, bytes: session.body_bytes_sent() }
+    }
+}
+
 /// Counts a request for as long as it lives.
 struct InFlight;
 
@@ -140,6 +157,14 @@ impl Edge {
     /// # Errors
     /// The client does not take the answer.
     pub async fn answer(&self, session: &mut ServerSession, request: &mut Request) -> pingora::Result<bool> {
+        match self.reply(session, request).await {
+            Some(reply) => respond(session, reply).await.map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// The answer to what is not for the shop; `None` if it is.
+    pub async fn reply(&self, session: &mut ServerSession, request: &mut Request) -> Option<Reply> {
         let live = request.live.clone();
         let trusted = &live.config.listen.trusted_proxies;
         request.client = client_address(peer_of(session), &session.req_header().headers, trusted);
@@ -159,7 +184,7 @@ impl Edge {
             }
         };
         let reply = match destination {
-            Destination::Shop if live.shop.is_configured() => return Ok(false),
+            Destination::Shop if live.shop.is_configured() => return None,
             Destination::Shop => Problem::NoRoute.because("There is no shop behind this edge.").into(),
             Destination::Refused(refusal) => {
                 request.route = "none";
@@ -170,7 +195,8 @@ impl Edge {
                 if let Some(trace) = &mut request.trace {
                     trace.route(route.call.template());
                 }
-                let visit = self.visit(session, route, request.client, &live);
+                // Pinned where it stands: it is large, and a plain argument is moved.
+                let visit = pin!(self.visit(session, route, request.client, &live));
                 match trace::within(request.trace.as_deref(), visit).await {
                     Ok(reply) => reply,
                     Err(refusal) => refusal.into(),
@@ -178,14 +204,13 @@ impl Edge {
             }
         };
         request.outcome = reply.word;
-        respond(session, reply).await?;
-        Ok(true)
+        Some(reply)
     }
 
     /// Counts an answered request, and logs a sample.
-    pub fn note(&self, session: &ServerSession, error: Option<&Error>, request: &mut Request) {
+    pub fn note(&self, header: &RequestHeader, sent: Sent, error: Option<&Error>, request: &mut Request) {
+        let Sent { status, bytes } = sent;
         let took = request.began.elapsed();
-        let status = session.response_written().map_or(0, |response: &ResponseHeader| response.status.as_u16());
         quick::count(&metrics::RESPONSES, [request.route, status_label(status)]);
         quick::observe(&metrics::REQUEST_SECONDS, request.route, took.as_secs_f64());
         if let Some(trace) = &mut request.trace {
@@ -194,7 +219,6 @@ impl Edge {
         if !request.live.access_log.wants(status) {
             return;
         }
-        let header = session.req_header();
         let error = error.map(|error| error.etype().as_str());
         let upstream = request.visit.as_ref().map(|visit| visit.server.backend.addr.to_string());
         let line = Line {
@@ -206,7 +230,7 @@ impl Edge {
             client: request.client,
             upstream: upstream.as_deref(),
             error,
-            bytes: session.body_bytes_sent(),
+            bytes,
             trace_id: request.trace.as_ref().map(|trace| trace.id()),
         };
         request.live.access_log.write(&line, took);

@@ -4,12 +4,14 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::poll;
 use once_cell::sync::Lazy;
 use pingora::http::ResponseHeader;
 use pingora::protocols::l4::socket::SocketAddr as PeerAddr;
@@ -89,6 +91,30 @@ impl Connection {
     /// A request is expected, whose header may take its time from now on.
     pub fn expect(&self) {
         self.watch.expect();
+    }
+
+    /// Bytes that have come since the request was expected, until its header was there.
+    pub fn header_bytes(&self) -> usize {
+        self.watch.bytes()
+    }
+
+    /// Sends `bytes` whole.
+    ///
+    /// # Errors
+    /// The client is gone, or does not take them within `time`.
+    pub async fn send(&mut self, bytes: &[u8], time: Option<Duration>) -> io::Result<()> {
+        let mut sending = pin!(async {
+            self.write_all(bytes).await?;
+            self.flush().await
+        });
+        // A timer costs more than to write into the socket's buffer, where there mostly is room.
+        match (poll!(sending.as_mut()), time) {
+            (Poll::Ready(sent), _) => sent,
+            (Poll::Pending, None) => sending.await,
+            (Poll::Pending, Some(time)) => {
+                tokio::time::timeout(time, sending).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
     }
 
     /// Whether the expected request `is` what its first bytes tell; no if they do not tell. They are read again

@@ -13,17 +13,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use futures_util::poll;
-use http::Method;
+use http::{Method, Version};
 use pingora::ErrorType;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
-use pingora::protocols::http::server::ReusableHttpStream;
 use pingora::protocols::http::v2::server::{H2Options, default_h2_options};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio::sync::Notify;
 
-use super::answer::Edge;
+use super::answer::{Edge, Sent, respond};
 use super::connection::Connection;
 use super::header_clock::HeaderClock;
 use crate::config::millis;
@@ -43,6 +43,9 @@ pub struct Door {
     options: HttpServerOptions,
     closing: Closing,
 }
+
+/// A connection for the next request, and what of it was read already.
+type Kept = (Box<Connection>, Option<BytesMut>);
 
 /// Tells idle connections that this process ends.
 #[derive(Default)]
@@ -82,19 +85,16 @@ impl Door {
             }
             session.set_keepalive(Some(0));
             self.equip(&mut session, shutdown);
-            let (stream, rest) = if is_sale {
-                match self.serve_sale(session).await {
-                    Some(reusable) => reusable.into_parts(),
-                    None => return,
-                }
+            let kept = if is_sale {
+                self.serve_sale(session).await
             } else {
-                match self.proxy.process_new_http(session, shutdown).await {
-                    // What was read beyond a request to the shop would have ended the connection.
-                    Some(reused) => (reused.consume().0, None),
-                    None => return,
-                }
+                // What was read beyond a request to the shop would have ended the connection.
+                self.proxy
+                    .process_new_http(session, shutdown)
+                    .await
+                    .and_then(|reused| Some((own(reused.consume().0)?, None)))
             };
-            let Ok(same) = stream.into_any().downcast() else {
+            let Some((same, rest)) = kept else {
                 return;
             };
             connection = same;
@@ -127,7 +127,7 @@ impl Door {
     }
 
     /// Reads a request to a sale and answers it.
-    async fn serve_sale(&self, mut session: ServerSession) -> Option<ReusableHttpStream> {
+    async fn serve_sale(&self, mut session: ServerSession) -> Option<Kept> {
         match session.read_request().await {
             Ok(true) => {}
             Ok(false) => return None,
@@ -145,16 +145,65 @@ impl Door {
             clock.stop();
         }
         let mut request = self.edge.begin();
-        let answered = self.edge.answer(&mut session, &mut request).await;
-        self.edge.note(&session, answered.as_ref().err().map(|error| &**error), &mut request);
-        if !answered.ok()? {
+        let Some(reply) = self.edge.reply(&mut session, &mut request).await else {
             log::error!("{} began like a sale's route and is none", session.req_header().uri);
             return None;
+        };
+        if reply.status != 408 && is_plain(&mut session) {
+            let sent = Sent { status: reply.status, bytes: reply.body.len() };
+            self.edge.note(session.req_header(), sent, None, &mut request);
+            let (mut connection, time) = unwrap(session)?;
+            return match connection.send(&reply.to_http1(), time).await {
+                Ok(()) => Some((connection, None)),
+                Err(error) => {
+                    log::debug!("the client left before its answer: {error}");
+                    None
+                }
+            };
         }
+        let answered = respond(&mut session, reply).await;
+        let error = answered.as_ref().err().map(|error| &**error);
+        self.edge.note(session.req_header(), Sent::through(&session), error, &mut request);
+        answered.ok()?;
         // The client has its answer, so its next request may come right behind a body that we throw away.
         session.set_pipelining_enabled(true);
-        session.finish().await.ok()?
+        let (stream, rest) = session.finish().await.ok()??.into_parts();
+        Some((own(stream)?, rest))
     }
+}
+
+/// The connection as this module made it.
+fn own(stream: Stream) -> Option<Box<Connection>> {
+    stream.into_any().downcast().ok()
+}
+
+/// The connection of a session that has nothing more to do, and how long a write to it may take.
+fn unwrap(session: ServerSession) -> Option<(Box<Connection>, Option<Duration>)> {
+    let ServerSession::H1(session) = session else {
+        return None;
+    };
+    let time = session.get_write_timeout();
+    Some((own(session.into_inner())?, time))
+}
+
+/// Whether a request is one of HTTP/1.1 that has no body and nothing behind it, on a connection that is kept: most of a
+/// rush. Its answer needs none of what the library does for one: to build, look through and free a map of headers costs
+/// more than the funnel, and to look for the rest of the body a good deal too.
+fn is_plain(session: &mut ServerSession) -> bool {
+    let ServerSession::H1(session) = session else {
+        return false;
+    };
+    let header = session.req_header();
+    let (version, method) = (header.version, &header.method);
+    version == Version::HTTP_11
+        && method != Method::HEAD
+        && session.will_keepalive()
+        && session.is_body_empty()
+        && session
+            .stream()
+            .as_any()
+            .downcast_ref::<Connection>()
+            .is_some_and(|connection| connection.header_bytes() == session.get_headers_raw_bytes().len())
 }
 
 #[async_trait]

@@ -10,7 +10,7 @@ use pingora::prelude::HttpPeer;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::{Error, ErrorSource, ErrorType};
 
-use super::answer::{Edge, Request, is_tls, peer_of, respond};
+use super::answer::{Edge, Request, Sent, is_tls, peer_of, respond};
 use super::cache::{Found, Page};
 use super::header_clock::HeaderClock;
 use super::{forwarded, straight};
@@ -188,7 +188,7 @@ impl ProxyHttp for Edge {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, request: &mut Request) {
-        self.note(session, error, request);
+        self.note(session.req_header(), Sent::through(&session.downstream_session), error, request);
     }
 }
 

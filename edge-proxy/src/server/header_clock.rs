@@ -66,8 +66,9 @@ pub struct HeaderWatch {
     clock: Arc<HeaderClock>,
     limits: HeaderLimits,
     phase: u32,
-    /// When the time is up.
-    until: Instant,
+    /// When the time is up. Known once a read has to wait: most headers are there at once, and a look at the clock
+    /// costs more than to take them.
+    until: Option<Instant>,
     /// Whether not a byte has come on a kept connection: that is idle, not slow.
     idle: bool,
     bytes: usize,
@@ -81,7 +82,7 @@ impl HeaderWatch {
     pub fn new(clock: Arc<HeaderClock>, limits: HeaderLimits, since: Instant) -> Self {
         clock.start();
         let phase = clock.phase.load(Ordering::Relaxed);
-        Self { clock, limits, phase, until: since + limits.time, idle: false, bytes: 0, alarm: None }
+        Self { clock, limits, phase, until: Some(since + limits.time), idle: false, bytes: 0, alarm: None }
     }
 
     /// The next request may come.
@@ -100,13 +101,13 @@ impl HeaderWatch {
         if phase != self.phase {
             // The first request of a connection is announced twice: by the connection and by the door.
             if self.phase != 1 || self.bytes > 0 {
-                self.until = Instant::now() + self.limits.idle;
+                self.until = None;
                 self.idle = true;
             }
             self.phase = phase;
             self.bytes = 0;
         }
-        if self.bytes > 0 && Instant::now() >= self.until {
+        if self.bytes > 0 && Instant::now() >= self.until() {
             return Err(GivenUp::Slow);
         }
         match self.limits.bytes.saturating_sub(self.bytes) {
@@ -115,13 +116,23 @@ impl HeaderWatch {
         }
     }
 
+    /// How many bytes of the header have come.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Some bytes have come.
     pub fn after_read(&mut self, bytes: usize) {
         self.bytes = self.bytes.saturating_add(bytes);
         if bytes > 0 && self.idle {
             self.idle = false;
-            self.until = Instant::now() + self.limits.time;
+            self.until = None;
         }
+    }
+
+    fn until(&mut self) -> Instant {
+        let time = if self.idle { self.limits.idle } else { self.limits.time };
+        *self.until.get_or_insert_with(|| Instant::now() + time)
     }
 
     /// Nothing has come: ready when the time is up.
@@ -129,7 +140,7 @@ impl HeaderWatch {
         if self.clock.awaited().is_none() {
             return Poll::Pending;
         }
-        let until = self.until;
+        let until = self.until();
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
         if alarm.deadline() > until {
             alarm.as_mut().reset(until);
