@@ -21,7 +21,6 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use super::TokensConfig;
 use super::keys::Key;
 use crate::background::{self, Task};
 use crate::config::millis;
@@ -134,7 +133,7 @@ impl KeySet {
     ///
     /// # Errors
     /// The file cannot be read, or is no key set.
-    pub fn new(tokens: &TokensConfig, config: &JwksConfig) -> anyhow::Result<Self> {
+    pub fn new(config: &JwksConfig) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared { keys: ArcSwap::default(), version: AtomicU64::new(0), wanted: Notify::new() });
         let mut reader = Reader {
             source: config.source()?,
@@ -143,7 +142,6 @@ impl KeySet {
                 .redirect(reqwest::redirect::Policy::none())
                 .user_agent(concat!("flashsale/", env!("CARGO_PKG_VERSION")))
                 .build()?,
-            tokens: tokens.clone(),
             config: config.clone(),
             last: Vec::new(),
             shared: shared.clone(),
@@ -207,7 +205,6 @@ fn last_of(url: &Url) -> Option<Vec<u8>> {
 struct Reader {
     source: Source,
     client: Client,
-    tokens: TokensConfig,
     config: JwksConfig,
     /// The set as it came last.
     last: Vec<u8>,
@@ -263,7 +260,7 @@ impl Reader {
         if set == self.last {
             return Ok(());
         }
-        let keys = parse(&set, &self.tokens, &self.config)?;
+        let keys = parse(&set, &self.config)?;
         log::info!("{} keys of tokens read", keys.len());
         self.shared.keys.store(Arc::new(keys));
         self.shared.version.fetch_add(1, Ordering::Release);
@@ -287,7 +284,7 @@ async fn fetch(client: &Client, url: &Url) -> anyhow::Result<Vec<u8>> {
 ///
 /// # Errors
 /// It is no key set, or has no key that is of any use.
-fn parse(set: &[u8], tokens: &TokensConfig, config: &JwksConfig) -> anyhow::Result<Vec<Key>> {
+fn parse(set: &[u8], config: &JwksConfig) -> anyhow::Result<Vec<Key>> {
     #[derive(Deserialize)]
     struct Set {
         keys: Vec<Value>,
@@ -303,7 +300,7 @@ fn parse(set: &[u8], tokens: &TokensConfig, config: &JwksConfig) -> anyhow::Resu
             continue;
         };
         for algorithm in algorithms_of(&jwk).iter().filter(|algorithm| config.algorithms.contains(algorithm)) {
-            keys.push(Key::new(tokens, *algorithm, jwk.common.key_id.clone(), decoding.clone()));
+            keys.push(Key::new(*algorithm, jwk.common.key_id.clone(), decoding.clone()));
         }
     }
     ensure!(!keys.is_empty(), "the set has no key for any of {:?}", config.algorithms);

@@ -13,7 +13,7 @@ fn config(more: &str) -> JwksConfig {
 
 fn parsed(keys: Value) -> anyhow::Result<Vec<Key>> {
     let set = json!({"keys": keys}).to_string();
-    parse(set.as_bytes(), &TokensConfig::default(), &config(""))
+    parse(set.as_bytes(), &config(""))
 }
 
 fn fits(keys: &[Key], algorithm: Algorithm, kid: Option<&str>) -> bool {
@@ -69,7 +69,7 @@ fn what_is_not_for_verifying_is_passed_over() {
 #[test]
 fn what_is_no_set_is_refused() {
     for text in ["", "{}", "[]", "{\"keys\": 1}", "{\"keys\": []}", "<html>", "{\"keys\": [1]}"] {
-        assert!(parse(text.as_bytes(), &TokensConfig::default(), &config("")).is_err(), "{text}");
+        assert!(parse(text.as_bytes(), &config("")).is_err(), "{text}");
     }
     let crowd: Vec<Value> = (0..100).map(|number| ed(&number.to_string())).collect();
     assert!(parsed(json!(crowd)).is_err());

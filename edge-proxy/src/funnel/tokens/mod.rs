@@ -3,7 +3,7 @@
 //! A key is good for the one algorithm it is configured with, and a token is only ever checked by keys of the
 //! algorithm it names: so `none` has no key, and a public key is never taken for a shared secret.
 //!
-//! [`keys`] verifies, [`jwks`] keeps the key sets of identity providers, [`verifier`] sees to it that the
+//! [`keys`] checks signatures, [`claims`] what was signed, [`jwks`] keeps the key sets of identity providers, [`verifier`] sees to it that the
 //! costly algorithms are paid for once per token and never by all workers at once.
 
 use std::borrow::Cow;
@@ -19,6 +19,7 @@ use super::visit::{Caller, Visit};
 use crate::http::problem::{Problem, Refusal};
 use crate::http::routes::Call;
 
+mod claims;
 pub mod jwks;
 pub mod keys;
 mod verifier;
@@ -116,12 +117,15 @@ impl Tokens {
     }
 
     async fn caller(&self, headers: &HeaderMap, call: Call) -> Result<Caller, Refusal> {
-        if let Some(bearer) = bearer(headers, &http::header::AUTHORIZATION)
-            && self.is_server_key(bearer)
-        {
+        let authorization = bearer(headers, &http::header::AUTHORIZATION);
+        if authorization.is_some_and(|bearer| self.is_server_key(bearer)) {
             return Ok(Caller::Shop);
         }
-        let token = self.token(headers).ok_or_else(|| {
+        let own = match self.header {
+            http::header::AUTHORIZATION => authorization,
+            _ => bearer(headers, &self.header),
+        };
+        let token = own.or_else(|| cookie(headers, &self.cookie)).ok_or_else(|| {
             refused(format!(
                 "Send the shop's token in `{}`{}.",
                 self.header,
@@ -137,10 +141,6 @@ impl Tokens {
 
     fn is_server_key(&self, bearer: &str) -> bool {
         self.server_key.as_ref().is_some_and(|key| key.expose_secret().as_bytes().ct_eq(bearer.as_bytes()).into())
-    }
-
-    fn token<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
-        bearer(headers, &self.header).or_else(|| cookie(headers, &self.cookie))
     }
 }
 

@@ -143,6 +143,100 @@ fn audience_and_issuer_are_checked_even_if_they_are_missing() {
     buyer(&tokens, &hs(&good())).unwrap_err();
 }
 
+/// The library judges claims too, but only together with a signature, and reads each header three times for that.
+#[test]
+fn claims_are_judged_as_the_library_judges_them() {
+    use jsonwebtoken::{DecodingKey, Validation, decode};
+    let times = |now: u64| {
+        [
+            Value::Null,
+            json!(0),
+            json!(-1),
+            json!("1"),
+            json!([now]),
+            json!(now - 1000),
+            json!(now + 1000),
+            json!(now as f64 + 1000.5),
+            json!(now as f64 - 1000.5),
+            json!(1e300),
+            json!(u64::MAX),
+        ]
+    };
+    let names = [
+        Value::Null,
+        json!("shop"),
+        json!("other"),
+        json!(""),
+        json!([]),
+        json!(["other", "shop"]),
+        json!(["other"]),
+        json!(["shop", 5]),
+        json!(5),
+        json!({"shop": "shop"}),
+    ];
+    let key = DecodingKey::from_secret(SECRET.as_bytes());
+    let (mut accepted, mut refused) = (0, 0);
+    let mut compare = |wanted: &[String], claims: &Value| {
+        let tokens = tokens(vec![hs256()], |config| {
+            config.audience = wanted.to_vec();
+            config.issuer = wanted.to_vec();
+        });
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.leeway = 30;
+        validation.validate_nbf = true;
+        validation.validate_aud = !wanted.is_empty();
+        if wanted.is_empty() {
+            validation.set_required_spec_claims(&["exp"]);
+        } else {
+            validation.set_audience(wanted);
+            validation.set_issuer(wanted);
+            validation.set_required_spec_claims(&["exp", "aud", "iss"]);
+        }
+        let token = hs(claims);
+        let (ours, theirs) = (buyer(&tokens, &token), decode::<Value>(&token, &key, &validation));
+        assert_eq!(ours.is_ok(), theirs.is_ok(), "{claims}: {ours:?}, {theirs:?}");
+        *if ours.is_ok() { &mut accepted } else { &mut refused } += 1;
+    };
+    for exp in times(now()) {
+        for nbf in times(now()) {
+            compare(&[], &json!({"sub": "anna", "exp": exp, "nbf": nbf, "aud": "other", "iss": 5}));
+        }
+    }
+    for aud in &names {
+        for iss in &names {
+            compare(&["shop".to_owned()], &json!({"sub": "anna", "exp": now() + 600, "aud": aud, "iss": iss}));
+        }
+    }
+    assert!(accepted >= 10 && refused >= 100, "{accepted} accepted, {refused} refused");
+}
+
+#[test]
+fn a_claim_stands_once_and_no_header_demands_what_nobody_knows() {
+    let tokens = tokens(vec![hs256()], |_| {});
+    let encoding = EncodingKey::from_secret(SECRET.as_bytes());
+    let raw = |claims: &str| {
+        let message = [json!({"alg": "HS256"}).to_string().as_str(), claims].map(|part| URL_SAFE_NO_PAD.encode(part));
+        let message = message.join(".");
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &encoding, Algorithm::HS256).unwrap();
+        buyer(&tokens, &format!("{message}.{signature}"))
+    };
+    let exp = now() + 600;
+    assert_eq!(raw(&format!(r#"{{"s\u0075b":"anna","exp":{exp}}}"#)).unwrap(), "anna");
+    for bad in [
+        format!(r#"{{"sub":"anna","sub":"eve","exp":{exp}}}"#),
+        format!(r#"{{"sub":"anna","exp":1,"exp":{exp}}}"#),
+        format!(r#"{{"sub":"anna","exp":{exp}}} "x""#),
+        format!(r#"["anna",{exp}]"#),
+        "5".to_owned(),
+    ] {
+        assert!(raw(&bad).unwrap_err().contains("valid JWT"), "{bad}");
+    }
+    let mut header = Header::new(Algorithm::HS256);
+    header.crit = Some(vec!["exp".to_owned()]);
+    buyer(&tokens, &signed(&header, &good(), &encoding)).unwrap_err();
+    buyer(&tokens, &hs(&good())).unwrap();
+}
+
 #[test]
 fn an_audience_nobody_asked_for_does_no_harm() {
     let tokens = tokens(vec![hs256()], |_| {});

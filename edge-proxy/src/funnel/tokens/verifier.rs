@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use jsonwebtoken::{AlgorithmFamily, Header};
@@ -14,8 +15,9 @@ use moka::sync::Cache;
 use tokio::sync::Semaphore;
 
 use super::TokensConfig;
+use super::claims::{Rules, Verified};
 use super::jwks::KeySet;
-use super::keys::{Key, Verified};
+use super::keys::{Key, Token};
 use crate::metrics;
 use crate::store::redis::unix_ms;
 
@@ -42,28 +44,24 @@ impl From<&'static str> for Rejected {
 const NO_KEY: &str = "No key is configured for the token's algorithm and key id.";
 const NOT_A_JWT: &str = "The token is not a signed JWT of a known kind.";
 
+/// Headers that are remembered. All tokens of a key have the same one, mostly.
+const HEADERS_MAX: usize = 16;
+
 /// The keys, wherever they come from.
 struct Keys {
     fixed: Vec<Key>,
     sets: Vec<KeySet>,
-    buyer_claim: String,
-    leeway_s: u64,
+    rules: Rules,
 }
 
 impl Keys {
     fn verify(&self, token: &str, header: &Header) -> Result<Verified, &'static str> {
-        let mut problem = NO_KEY;
-        let mut verify = |keys: &[Key]| {
-            keys.iter().filter(|key| key.fits(header)).find_map(|key| match key.verify(token, &self.buyer_claim) {
-                Ok(verified) => Some(verified),
-                Err(why) => {
-                    problem = why;
-                    None
-                }
-            })
-        };
-        let found = verify(&self.fixed).or_else(|| self.sets.iter().find_map(|set| verify(&set.keys())));
-        found.ok_or(problem)
+        let token = Token::split(token).ok_or(NOT_A_JWT)?;
+        let has_signed = |keys: &[Key]| keys.iter().any(|key| key.fits(header) && key.has_signed(&token));
+        if !has_signed(&self.fixed) && !self.sets.iter().any(|set| has_signed(&set.keys())) {
+            return Err("The token's signature is wrong.");
+        }
+        self.rules.read(token.claims, unix_ms() / 1000)
     }
 
     fn has_a_key_for(&self, header: &Header) -> bool {
@@ -99,6 +97,8 @@ struct Remembered {
 /// See the module.
 pub struct Verifier {
     keys: Arc<Keys>,
+    /// Of tokens that were good, as they stand there and what they say.
+    headers: ArcSwap<Vec<(Box<str>, Arc<Header>)>>,
     verified: Cache<[u8; 32], Remembered>,
     permits: Arc<Semaphore>,
     waiting: AtomicUsize,
@@ -121,15 +121,16 @@ impl Verifier {
         let fixed = config
             .keys
             .iter()
-            .map(|key| Ok(Key::new(config, key.algorithm, key.kid.clone(), key.decoding_key()?)))
+            .map(|key| Ok(Key::new(key.algorithm, key.kid.clone(), key.decoding_key()?)))
             .collect::<anyhow::Result<_>>()?;
-        let sets = config.jwks.iter().map(|set| KeySet::new(config, set)).collect::<anyhow::Result<_>>()?;
+        let sets = config.jwks.iter().map(KeySet::new).collect::<anyhow::Result<_>>()?;
         let at_once = match config.verifying_max {
             0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() / 2).max(1),
             at_once => at_once,
         };
         Ok(Self {
-            keys: Arc::new(Keys { fixed, sets, buyer_claim: config.buyer_claim.clone(), leeway_s: config.leeway_s }),
+            keys: Arc::new(Keys { fixed, sets, rules: Rules::new(config) }),
+            headers: ArcSwap::default(),
             verified: Cache::new(config.verified_max),
             permits: Arc::new(Semaphore::new(at_once)),
             waiting: AtomicUsize::new(0),
@@ -146,19 +147,44 @@ impl Verifier {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Rejected::Bad("The token is too long."));
         }
-        let header = jsonwebtoken::decode_header(token).map_err(|_| NOT_A_JWT)?;
+        let encoded = Token::split(token).ok_or(NOT_A_JWT)?.header;
+        let known = self.headers.load().iter().find(|(known, _)| **known == *encoded).map(|(_, header)| header.clone());
+        let header = match &known {
+            Some(header) => header.clone(),
+            None => Arc::new(header_of(token)?),
+        };
         if !self.keys.has_a_key_for(&header) {
             return Err(self.keys.miss(&header));
         }
-        if header.alg.family() == AlgorithmFamily::Hmac {
-            return Ok(self.keys.verify(token, &header)?.buyer);
+        let buyer = if header.alg.family() == AlgorithmFamily::Hmac {
+            self.keys.verify(token, &header)?.buyer
+        } else {
+            self.recall_or_verify(token, &header, arrives).await?
+        };
+        if known.is_none() {
+            self.keep(encoded, header);
         }
+        Ok(buyer)
+    }
+
+    /// Remembers the header of a good token: with others a client could push the good ones out.
+    fn keep(&self, encoded: &str, header: Arc<Header>) {
+        self.headers.rcu(|headers| {
+            let mut headers = Vec::clone(headers);
+            if headers.len() < HEADERS_MAX && headers.iter().all(|(known, _)| **known != *encoded) {
+                headers.push((encoded.into(), header.clone()));
+            }
+            headers
+        });
+    }
+
+    async fn recall_or_verify(&self, token: &str, header: &Arc<Header>, arrives: bool) -> Result<Bytes, Rejected> {
         let version = self.keys.version();
         let hash = hash(token);
         if let Some(buyer) = self.recall(&hash, version) {
             return Ok(buyer);
         }
-        let verified = self.verify_beside(token, header, arrives).await?;
+        let verified = self.verify_beside(token, header.clone(), arrives).await?;
         let buyer = verified.buyer.clone();
         self.verified.insert(hash, Remembered { verified, version });
         Ok(buyer)
@@ -166,7 +192,7 @@ impl Verifier {
 
     fn recall(&self, hash: &[u8; 32], version: u64) -> Option<Bytes> {
         let remembered = self.verified.get(hash).filter(|remembered| remembered.version == version)?;
-        let ends_s = remembered.verified.expires_s.saturating_add(self.keys.leeway_s);
+        let ends_s = remembered.verified.expires_s.saturating_add(self.keys.rules.leeway_s);
         if unix_ms() / 1000 >= ends_s {
             self.verified.invalidate(hash);
             return None;
@@ -175,7 +201,7 @@ impl Verifier {
         Some(remembered.verified.buyer)
     }
 
-    async fn verify_beside(&self, token: &str, header: Header, arrives: bool) -> Result<Verified, Rejected> {
+    async fn verify_beside(&self, token: &str, header: Arc<Header>, arrives: bool) -> Result<Verified, Rejected> {
         let _waiting = self.enter(arrives)?;
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| Rejected::Busy)?;
         let (keys, token) = (self.keys.clone(), token.to_owned());
@@ -217,6 +243,12 @@ impl Verifier {
             }
         })
     }
+}
+
+/// # Errors
+/// It is no header of a signed token, or one that demands what we do not know (`crit`; RFC 7515, section 4.1.11).
+fn header_of(token: &str) -> Result<Header, &'static str> {
+    jsonwebtoken::decode_header(token).ok().filter(|header| header.crit.is_none()).ok_or(NOT_A_JWT)
 }
 
 fn hash(token: &str) -> [u8; 32] {
