@@ -68,7 +68,7 @@ impl Straight {
         let mut tried = 1;
         loop {
             match self.try_once(session, request).await {
-                Err(error) if error.retry() && tried < self.tries => {
+                Err(error) if error.retry() && tried < self.tries && session.response_written().is_none() => {
                     log::debug!("tries another server of the shop: {error}");
                     tried += 1;
                 }
