@@ -13,7 +13,9 @@ const NOW_MS: u64 = 1_800_000_006_000;
 /// Shard 2 of 3 of `sale`.
 const KEY: &str = "sale{16418}";
 
-/// Each holds the same sale: whoever raises the version writes down what the new one makes of it.
+/// Each holds the same sale. Whoever raises the version adds a file of the new one: start a server with the module and
+/// with the file of the version before as its `dump.rdb`, its clock at [`NOW_MS`] as here, say what is new about the sale,
+/// `SAVE`, and copy the file. Write down below what the new version makes of it.
 fn files_of_all_versions_are_loaded(server: Server) {
     for version in 1..=snapshot::VERSION {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("data/version-{version}.rdb"));
@@ -27,7 +29,6 @@ fn files_of_all_versions_are_loaded(server: Server) {
         // What version 2 added; nobody could say it before.
         let info = redis.client().ok(&["FLASH.INFO", KEY]).to_string();
         assert_eq!(info.contains("edition 1795100000000 "), version >= 2, "{info}");
-        assert_eq!(info.contains("edition"), version >= 2, "{info}");
     }
 }
 
