@@ -5,7 +5,7 @@
 
 use crate::effect::Effect;
 use crate::facts::{EntryKind, Facts, SkuChange, Step};
-use crate::holds::{NewContent, NewHold, Place, State, kept_items};
+use crate::holds::{BuyerPlace, NewContent, NewHold, Place, State, kept_items};
 use crate::sale::{Extra, Refund, Sale, Sku};
 use crate::{bounds, effect::IndexedItems};
 use smallvec::SmallVec;
@@ -22,6 +22,8 @@ pub(crate) struct SetAside<'a> {
     pub items: &'a [(u16, u32)],
     pub deadline: u64,
     pub meta: Option<&'a [u8]>,
+    /// Where the buyer is, if that was looked for in this state.
+    pub buyer_place: Option<BuyerPlace>,
 }
 
 impl Sale {
@@ -118,7 +120,7 @@ impl Sale {
         if !known {
             return Err("units of an unknown SKU");
         }
-        let request = SetAside { id, buyer, items, deadline: *deadline, meta: *meta };
+        let request = SetAside { id, buyer, items, deadline: *deadline, meta: *meta, buyer_place: None };
         let slot = self.set_aside(at_ms, &request, self.holds.place(id), facts)?;
         if let Some(requested) = requested {
             self.extra(slot).requested = Some(requested.as_slice().into());
@@ -134,7 +136,7 @@ impl Sale {
         place: Place,
         facts: &mut Facts,
     ) -> Fit<u32> {
-        let SetAside { id, buyer, items, deadline, meta } = *request;
+        let SetAside { id, buyer, items, deadline, meta, buyer_place } = *request;
         self.forget_old(at_ms);
         let fits = |&(sku, qty): &(u16, u32)| {
             usize::from(sku) < self.skus.len() && self.skus.get(sku).available >= u64::from(qty)
@@ -156,14 +158,15 @@ impl Sale {
         let life_ms = (deadline - at_ms) as u32;
         let hold = NewHold { content, state: State::Held, time_ms: deadline, life_ms };
         let slot = self.holds.insert_at(&hold, place.hash);
-        self.hold_units(slot, items, buyer);
+        let buyer_place = buyer_place.unwrap_or_else(|| self.buyers.place(&self.holds, buyer));
+        self.hold_units(slot, items, buyer_place);
         self.note_hold(EntryKind::Held, at_ms, slot, items, None, facts);
         self.tell_changes(items, facts);
         Ok(slot)
     }
 
     /// Available units become held, and the hold is counted and given its deadline.
-    fn hold_units(&mut self, slot: u32, items: &[(u16, u32)], buyer: &[u8]) {
+    fn hold_units(&mut self, slot: u32, items: &[(u16, u32)], buyer: BuyerPlace) {
         for &(sku, qty) in items {
             let sku = self.skus.get_mut(sku);
             sku.available -= u64::from(qty);
@@ -324,8 +327,8 @@ impl Sale {
         record.state = State::Held;
         record.set_time_ms(at_ms);
         record.life_ms = 0;
-        let buyer = self.holds.buyer(slot).to_vec();
-        self.hold_units(slot, items, &buyer);
+        let buyer = self.buyers.place(&self.holds, self.holds.buyer(slot));
+        self.hold_units(slot, items, buyer);
         self.note_hold(EntryKind::Held, at_ms, slot, items, None, facts);
         self.tell_changes(items, facts);
         Ok(())

@@ -200,7 +200,13 @@ impl Sale {
 
     /// What a buyer has.
     pub fn buyer_view(&self, buyer: &[u8], now_ms: u64) -> BuyerView {
-        let usage = self.buyers.usage(&self.holds, &self.extras, buyer, self.now(now_ms), std::iter::empty());
+        let usage = self.buyers.usage(
+            &self.holds,
+            &self.extras,
+            self.buyers.place(&self.holds, buyer),
+            self.now(now_ms),
+            std::iter::empty(),
+        );
         BuyerView { held: usage.total.held, sold: usage.total.sold, holds: usage.holds }
     }
 
@@ -240,7 +246,13 @@ impl Sale {
         let due = self.deadlines.all_due(&self.holds, now_ms).take(DUE_LOOKED_AT);
         let names: BTreeSet<&[u8]> = due.map(|slot| self.holds.buyer(slot)).collect();
         let nothing_left = names.into_iter().filter(|name| {
-            let usage = self.buyers.usage(&self.holds, &self.extras, name, now_ms, std::iter::empty());
+            let usage = self.buyers.usage(
+                &self.holds,
+                &self.extras,
+                self.buyers.place(&self.holds, name),
+                now_ms,
+                std::iter::empty(),
+            );
             usage.total.held + usage.total.sold == 0
         });
         self.buyers.len() as u64 - nothing_left.count() as u64

@@ -22,10 +22,15 @@ impl Sink for Vec<u8> {
     }
 }
 
-pub(crate) fn put_varint(sink: &mut impl Sink, mut value: u64) {
+#[inline]
+pub(crate) fn put_varint(sink: &mut impl Sink, value: u64) {
     if value < 0x80 {
         return sink.put_byte(value as u8);
     }
+    put_long_varint(sink, value);
+}
+
+fn put_long_varint(sink: &mut impl Sink, mut value: u64) {
     let mut bytes = [0; 10];
     let mut len = 0;
     loop {
@@ -41,7 +46,11 @@ pub(crate) fn put_varint(sink: &mut impl Sink, mut value: u64) {
 }
 
 /// How many bytes [`put_varint`] writes.
+#[inline]
 pub(crate) fn varint_len(value: u64) -> usize {
+    if value < 0x80 {
+        return 1;
+    }
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 

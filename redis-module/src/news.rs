@@ -16,7 +16,11 @@ pub(crate) struct News<'f> {
 
 impl<'f> News<'f> {
     /// The key's events, and which SKUs have sold out or come back.
+    #[inline]
     pub fn of(sale: &Sale, facts: &'f Facts) -> Self {
+        if facts.sku_changes.is_empty() {
+            return Self { facts, messages: Vec::new() };
+        }
         let message = |change: &SkuChange| {
             let word = if change.sold_out { "soldout" } else { "available" };
             let version = change.version.to_string();

@@ -91,7 +91,7 @@ impl Sale {
         };
         // Refusals name the first SKU in the order given now.
         let named: Items<'_> = items.iter().map(|&(sku, qty)| Item { sku: &self.skus.get(sku).name, qty }).collect();
-        let request = Request { buyer: content.buyer, items: &named, up_to: false, replaced: None };
+        let request = Request::new(content.buyer, &named);
         if let Err(refusal) = self.take(&request, situation) {
             return Decision::nothing(owned(refusal));
         }

@@ -21,7 +21,7 @@ impl Sale {
         if let Some(slot) = self.known(id, situation.now_ms) {
             return Ok(self.order_again(slot, id, order));
         }
-        let request = Request { buyer: order.buyer, items: &order.items, up_to: false, replaced: None };
+        let request = Request::new(order.buyer, &order.items);
         Ok(match self.admit(&request, None, situation)? {
             Err(refusal) => Decision::nothing(refusal),
             Ok(items) => Decision {
@@ -55,7 +55,7 @@ impl Sale {
         if place.slot.is_some_and(|slot| !self.is_forgotten(slot, now_ms)) {
             return Ok(None);
         }
-        let request = Request { buyer: order.buyer, items: &order.items, up_to: false, replaced: None };
+        let request = Request::new(order.buyer, &order.items);
         let items = match self.admit(&request, None, situation)? {
             Err(refusal) => return Ok(Some(refusal)),
             Ok(items) => items,
@@ -63,7 +63,8 @@ impl Sale {
         let outcome = Outcome::Confirmed { id: Cow::Borrowed(id), order_no: self.next_order_no(1) };
         log.count_words();
         let deadline = now_ms + self.settings.hold_ms;
-        let hold = SetAside { id, buyer: order.buyer, items: &items, deadline, meta: order.meta };
+        let buyer_place = request.buyer_place();
+        let hold = SetAside { id, buyer: order.buyer, items: &items, deadline, meta: order.meta, buyer_place };
         let done = self.set_aside(now_ms, &hold, place, facts);
         let done = done.and_then(|slot| self.confirm_held(now_ms, slot, (order.reference, None), None, facts));
         if let Err(problem) = done {

@@ -5,11 +5,12 @@ use crate::apply::SetAside;
 use crate::command::{Items, Reserve};
 use crate::effect::{Effect, EffectLog, IndexedItems};
 use crate::facts::Facts;
-use crate::holds::{ItemList, Place, State, Usage};
+use crate::holds::{BuyerPlace, ItemList, Place, State, Usage};
 use crate::outcome::{Field, Misuse, Outcome, Taken};
 use crate::sale::Sale;
 use crate::sharding;
 use std::borrow::Cow;
+use std::cell::Cell;
 
 /// Who asks for what, in the form that RESERVE, ORDER and a LATE confirm share.
 pub(super) struct Request<'r, 'a> {
@@ -18,6 +19,8 @@ pub(super) struct Request<'r, 'a> {
     pub up_to: bool,
     /// The items of the buyer's own live hold that this one replaces.
     pub replaced: Option<Box<ItemList>>,
+    /// Where the buyer is, once that had to be looked for.
+    place: Cell<Option<BuyerPlace>>,
 }
 
 /// What a request that is not refused takes.
@@ -26,6 +29,7 @@ pub(super) struct Taking<'a> {
     place: Place,
     items: IndexedItems,
     deadline: u64,
+    buyer_place: Option<BuyerPlace>,
     /// A live hold of the buyer is freed for it.
     replaces: bool,
 }
@@ -56,7 +60,16 @@ impl Limits<'_> {
     }
 }
 
-impl Request<'_, '_> {
+impl<'r, 'a> Request<'r, 'a> {
+    pub fn new(buyer: &'r [u8], items: &'r Items<'a>) -> Self {
+        Self { buyer, items, up_to: false, replaced: None, place: Cell::new(None) }
+    }
+
+    /// Where the buyer is, if that had to be looked for.
+    pub fn buyer_place(&self) -> Option<BuyerPlace> {
+        self.place.get()
+    }
+
     fn replaced_units(&self, sku: u16) -> u64 {
         let items = self.replaced.iter().flat_map(|items| items.iter());
         items.filter(|item| item.0 == sku).map(|item| u64::from(item.1)).sum()
@@ -96,12 +109,13 @@ impl Sale {
             Ok(replaced) => replaced,
             Err(outcome) => return Ok(Err(outcome)),
         };
-        let request = Request { buyer: reserve.buyer, items: &reserve.items, up_to: reserve.up_to, replaced };
+        let request = Request { up_to: reserve.up_to, replaced, ..Request::new(reserve.buyer, &reserve.items) };
         Ok(self.admit(&request, reserve.not_after, situation)?.map(|items| Taking {
             id,
             place,
             items,
             deadline: now_ms + life_ms,
+            buyer_place: request.buyer_place(),
             replaces: request.replaced.is_some(),
         }))
     }
@@ -136,7 +150,7 @@ impl Sale {
         log: &mut EffectLog,
         facts: &mut Facts,
     ) -> Result<Outcome<'a>, Misuse> {
-        let Taking { id, place, items, deadline, .. } = match self.consider(reserve, situation)? {
+        let Taking { id, place, items, deadline, buyer_place, .. } = match self.consider(reserve, situation)? {
             Err(answer) => return Ok(answer),
             Ok(taking) => taking,
         };
@@ -145,7 +159,8 @@ impl Sale {
             (self.indexed(&reserve.items).as_ref(), self.deadline_in_words(reserve))
         );
         log.count_words();
-        let request = SetAside { id, buyer: reserve.buyer, items: &items, deadline, meta: reserve.meta };
+        let (buyer, meta) = (reserve.buyer, reserve.meta);
+        let request = SetAside { id, buyer, items: &items, deadline, meta, buyer_place };
         if let Err(problem) = self.set_aside(situation.now_ms, &request, place, facts) {
             facts.inconsistent = Some(problem);
         }
@@ -362,7 +377,9 @@ impl Sale {
         }
         let skus = wanted.iter().map(|&(sku, _)| sku);
         let replaced = request.replaced.iter().flat_map(|items| items.iter()).map(|&(sku, _)| sku);
-        let mut usage = self.buyers.usage(&self.holds, &self.extras, request.buyer, now_ms, skus.chain(replaced));
+        let place = self.buyers.place(&self.holds, request.buyer);
+        request.place.set(Some(place));
+        let mut usage = self.buyers.usage(&self.holds, &self.extras, place, now_ms, skus.chain(replaced));
         if let Some(items) = &request.replaced {
             usage.without(items);
         }

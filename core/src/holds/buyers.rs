@@ -112,6 +112,14 @@ pub(crate) fn left_after(items: &ItemList, refunds: &[Refund]) -> ItemList {
     left
 }
 
+/// What looking for a buyer has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BuyerPlace {
+    hash: u64,
+    /// The index's entry, if there is one.
+    entry: Option<u32>,
+}
+
 /// What one buyer has at one time, without holds that are due then.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
@@ -157,8 +165,14 @@ impl Buyers {
         self.index.len()
     }
 
+    /// Where a buyer is, or will be found.
+    pub fn place(&self, store: &HoldStore, name: &[u8]) -> BuyerPlace {
+        let hash = store.hash(name);
+        BuyerPlace { hash, entry: self.entry_of(store, name, hash) }
+    }
+
     fn entry(&self, store: &HoldStore, name: &[u8]) -> Option<u32> {
-        self.entry_of(store, name, store.hash(name))
+        self.place(store, name).entry
     }
 
     fn entry_of(&self, store: &HoldStore, name: &[u8], hash: u64) -> Option<u32> {
@@ -177,12 +191,12 @@ impl Buyers {
         &self,
         store: &HoldStore,
         extras: &BTreeMap<u32, Box<Extra>>,
-        name: &[u8],
+        place: BuyerPlace,
         now_ms: u64,
         skus: impl Iterator<Item = u16>,
     ) -> Usage {
         let mut usage = Usage::default();
-        match self.entry(store, name) {
+        match place.entry {
             None => {}
             Some(slot) if slot & RECORD_BIT == 0 => {
                 let record = store.get(slot);
@@ -222,17 +236,17 @@ impl Buyers {
         }
     }
 
-    /// Counts a hold or an order that has just been stored.
-    pub fn add(&mut self, store: &HoldStore, extras: &BTreeMap<u32, Box<Extra>>, slot: u32, name: &[u8]) {
-        debug_assert_eq!(name, store.buyer(slot));
-        let hash = store.hash(name);
-        match self.entry_of(store, name, hash) {
+    /// Counts a hold or an order that has just been stored. `place` is that of its buyer, looked for in this state.
+    pub fn add(&mut self, store: &HoldStore, extras: &BTreeMap<u32, Box<Extra>>, slot: u32, place: BuyerPlace) {
+        debug_assert_eq!(place, self.place(store, store.buyer(slot)));
+        let hash = place.hash;
+        match place.entry {
             None => {
                 let records = &self.records;
                 self.index.insert(hash, slot, |entry| hash_of(records, store, entry));
             }
             Some(entry) if entry & RECORD_BIT == 0 => {
-                let mut buyer = Buyer { name: name.into(), ..Buyer::default() };
+                let mut buyer = Buyer { name: store.buyer(slot).into(), ..Buyer::default() };
                 buyer.count(store, extras, entry);
                 buyer.count(store, extras, slot);
                 let record = self.records.insert(buyer);
@@ -253,7 +267,7 @@ impl Buyers {
             (self.index, names) = Index::build(names, |slot| store.hash(store.buyer(slot)));
         }
         for (_, slot) in names {
-            self.add(store, extras, slot, store.buyer(slot));
+            self.add(store, extras, slot, self.place(store, store.buyer(slot)));
         }
         let records = &self.records;
         self.index.fit(|entry| hash_of(records, store, entry));

@@ -16,7 +16,7 @@ mod record;
 mod slab;
 mod store;
 
-pub(crate) use buyers::{Buyers, Usage, kept_items, left_after};
+pub(crate) use buyers::{BuyerPlace, Buyers, Usage, kept_items, left_after};
 pub(crate) use deadlines::Deadlines;
 pub(crate) use fifo::Fifo;
 pub(crate) use record::{Content, ItemList, NewContent, State};
