@@ -8,8 +8,10 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::{DurabilityConfig, RedisBackend, RedisConfig};
 use crate::store::StoreError;
+use crate::store::answer::number;
 use crate::store::fleet::Fleet;
 use crate::store::nodes::{Dialect, Node, Place, Topology};
+use crate::store::redis::unix_ms;
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -199,6 +201,28 @@ impl Deployment {
             Some(reply) => Ok(reply),
             None => Err(Trouble::Strange { server: node.address.clone(), what: "nothing".to_owned() }),
         }
+    }
+
+    /// How far a server's clock is from ours, in ms: the sample with the shortest way there and back counts.
+    ///
+    /// # Errors
+    /// The server's error, no answer in time, or one that is no time.
+    pub async fn skew_ms(&self, node: &Node) -> Result<i64, Trouble> {
+        let mut best: Option<(Duration, i64)> = None;
+        for _ in 0..5 {
+            let (sent_ms, began) = (unix_ms(), Instant::now());
+            let reply = self.ask_node(node, &words(&["TIME"])).await?;
+            let took = began.elapsed();
+            let here_ms = sent_ms.midpoint(unix_ms()) as i64;
+            let Value::Array(parts) = reply else { continue };
+            let part = |at: usize| parts.get(at).and_then(number);
+            let Some((seconds, micros)) = part(0).zip(part(1)) else { continue };
+            if best.is_none_or(|(shortest, _)| took < shortest) {
+                best = Some((took, (seconds * 1_000 + micros / 1_000) as i64 - here_ms));
+            }
+        }
+        best.map(|(_, skew)| skew)
+            .ok_or_else(|| Trouble::Strange { server: node.address.clone(), what: "no time to TIME".to_owned() })
     }
 
     /// Sends several commands to one server, once. Errors of single commands are among the replies.

@@ -8,7 +8,6 @@ use redis::Value;
 use crate::operate::deployment::{Deployment, Trouble, words};
 use crate::store::answer::{number, pairs, text};
 use crate::store::nodes::{Dialect, Node};
-use crate::store::redis::unix_ms;
 
 /// How often a server is pinged.
 const PINGS: usize = 20;
@@ -82,7 +81,7 @@ impl Probe {
             let about = deployment.ask_node(node, &words(&["CLUSTER", "INFO"])).await?;
             probe.cluster = Some(lines(&text(&about).unwrap_or_default()));
         }
-        probe.skew_ms = skew_ms(deployment, node).await?;
+        probe.skew_ms = deployment.skew_ms(node).await?;
         for _ in 0..PINGS {
             let began = Instant::now();
             deployment.ask_node(node, &words(&["PING"])).await?;
@@ -128,28 +127,6 @@ pub struct HotSample {
     pub core: f64,
     /// Sale, shards of the sale, and commands a second of its keys on this server.
     pub sales: Vec<(String, u32, f64)>,
-}
-
-/// How far the server's clock is from ours: the sample with the shortest way there and back counts.
-async fn skew_ms(deployment: &Deployment, node: &Node) -> Result<i64, Trouble> {
-    let mut best: Option<(Duration, i64)> = None;
-    for _ in 0..5 {
-        let (sent_ms, began) = (unix_ms(), Instant::now());
-        let reply = deployment.ask_node(node, &words(&["TIME"])).await?;
-        let took = began.elapsed();
-        let here_ms = sent_ms.midpoint(unix_ms()) as i64;
-        let Value::Array(parts) = reply else { continue };
-        let part = |at: usize| parts.get(at).and_then(number);
-        let Some(there_ms) = part(0).zip(part(1)).map(|(seconds, micros)| (seconds * 1_000 + micros / 1_000) as i64)
-        else {
-            continue;
-        };
-        if best.is_none_or(|(shortest, _)| took < shortest) {
-            best = Some((took, there_ms - here_ms));
-        }
-    }
-    best.map(|(_, skew)| skew)
-        .ok_or_else(|| Trouble::Strange { server: node.address.clone(), what: "no time to TIME".to_owned() })
 }
 
 /// `name:value` lines.

@@ -18,7 +18,7 @@ mod library;
 mod payload;
 
 use std::collections::HashMap;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use futures_util::future::try_join_all;
@@ -232,8 +232,8 @@ impl Route {
 
     async fn check_clocks(&self, parts: &[&Part<'_>]) -> anyhow::Result<()> {
         let Some(part) = parts.iter().find(|part| !part.in_place) else { return Ok(()) };
-        let source = clock_offset_ms(&self.source, part.place).await?;
-        let target = clock_offset_ms(&self.target, part.place).await?;
+        let source = skew_ms(&self.source, part.place).await?;
+        let target = skew_ms(&self.target, part.place).await?;
         let apart = source.abs_diff(target);
         ensure!(
             apart <= CLOCKS_APART_MS,
@@ -399,18 +399,11 @@ async fn run_id(at: &Deployment, place: Place<'_>, known: &mut HashMap<u64, Stri
     Ok(id)
 }
 
-/// The server's clock less our own, in ms: so it does not matter that two servers are asked one after the other.
-async fn clock_offset_ms(at: &Deployment, place: Place<'_>) -> anyhow::Result<i64> {
-    let ours = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+/// The clock of the server that has `place`, less our own: so it does not matter that two are asked one after the other.
+async fn skew_ms(at: &Deployment, place: Place<'_>) -> anyhow::Result<i64> {
     let topology = at.topology().await?;
     let node = topology.node_of(place).context("no server has the slot of a shard")?;
-    let before = ours();
-    let time = at.ask_node(node, &words(&["TIME"])).await?;
-    let after = ours();
-    let Value::Array(parts) = time else { bail!("{} answers TIME with {time:?}", node.address) };
-    let part = |at: usize| parts.get(at).and_then(text).and_then(|text| text.parse::<i64>().ok());
-    let (seconds, micros) = part(0).zip(part(1)).with_context(|| format!("{} tells no time", node.address))?;
-    Ok(seconds * 1_000 + micros / 1_000 - before.midpoint(after))
+    Ok(at.skew_ms(node).await?)
 }
 
 fn token() -> String {
