@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flashsale_tests::{Proxy, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A field that is between the client and the proxy only: with it a request goes the long way, and the shop does not
 /// see it.
@@ -39,11 +39,12 @@ impl Shop {
         Self { address, heads }
     }
 
-    fn proxy(&self) -> Proxy {
+    /// A proxy before it, which waits so long for the next word of it.
+    fn proxy(&self, read_timeout_ms: u32) -> Proxy {
         Proxy::builder()
             .set("redis.url", "\"redis://127.0.0.1:1\"")
             .set("shop.upstreams", &format!("[{:?}]", self.address))
-            .set("shop.read_timeout_ms", "500")
+            .set("shop.read_timeout_ms", &read_timeout_ms.to_string())
             .start()
     }
 
@@ -172,13 +173,14 @@ fn both_ways_lead_to_the_same() {
         (&["HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nsmall and more"], true),
         (&["HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nbreaks off"], true),
         (&["nonsense\r\n\r\n"], true),
-        // Nothing at all, for longer than the proxy waits.
+        // Nothing at all, for longer than the proxy waits; so it is after the 101 above.
         (&[], false),
     ];
     for (answer, hangs_up) in ANSWERS {
         for method in ["GET", "HEAD"] {
             let shop = Shop::saying(answer, hangs_up);
-            let proxy = shop.proxy();
+            let says_all = answer.iter().any(|piece| piece.starts_with("HTTP/") && !piece.starts_with("HTTP/1.1 101"));
+            let proxy = shop.proxy(if says_all || hangs_up { 20_000 } else { 1000 });
             let long = ask(&proxy, &shop, method, &format!("Accept: */*\r\n{THE_LONG_WAY}"));
             for fields in ["Accept: */*\r\n", "Accept: */*\r\nConnection: Keep-Alive\r\n"] {
                 let short = ask(&proxy, &shop, method, fields);
