@@ -78,6 +78,8 @@ fn spawn(dir: &Path, port: u16, settings: &[&str], clock: Option<&Clock>) -> Pro
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
         // As little as can be happens beside the commands.
         .args(["--hz", "1", "--dynamic-hz", "no", "--repl-diskless-sync-delay", "0"])
+        // Its memory's own thread spins where a clock stands behind the real one.
+        .args(["--jemalloc-bg-thread", "no"])
         .args(settings)
         .arg("--loadmodule")
         .arg(artifacts::module());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::http::Http;
-use crate::ports::free_port;
+use crate::ports::free_ports;
 use crate::process::Process;
 use crate::{RedisServer, artifacts, token};
 
@@ -86,9 +86,10 @@ impl ProxyBuilder {
         let dir = tempfile::Builder::new().prefix("flashsale-edge-").tempdir().expect("a temporary folder");
         // Another process may take a port between our look and the proxy's bind.
         for _ in 0..5 {
+            let [public, admin] = free_ports();
             let addresses = Addresses {
-                public: format!("127.0.0.1:{}", free_port()),
-                admin: format!("127.0.0.1:{}", free_port()),
+                public: format!("127.0.0.1:{public}"),
+                admin: format!("127.0.0.1:{admin}"),
                 dir: dir.path().to_owned(),
             };
             let mut process = self.spawn(&addresses, &[]);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::ports::free_port;
+use crate::ports::free_ports;
 use crate::process::Process;
 use crate::{Client, Clock, Reply, Server, artifacts, wait_until};
 
@@ -90,7 +90,7 @@ impl RedisServerBuilder {
         let dir = tempfile::Builder::new().prefix("flashsale-redis-").tempdir().expect("a temporary folder");
         // Another process may take the port between our look and the server's bind.
         for _ in 0..5 {
-            let (port, bus_port) = (free_port(), free_port());
+            let [port, bus_port] = free_ports();
             let mut process = self.spawn(dir.path(), port, bus_port);
             if wait_until_it_listens(&mut process, port) {
                 let server = RedisServer { dir, port, bus_port, process, builder: self };
