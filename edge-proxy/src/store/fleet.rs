@@ -19,7 +19,7 @@ use super::backend::Loading;
 use super::commit::GroupCommit;
 use super::discovery::{Discovery, host_of};
 use super::link::{Link, LinkTimes};
-use super::merge::{Merger, Plain, Told};
+use super::merge::Merger;
 use super::nodes::{Node, Place, Redirect, Topology, redirect};
 use crate::config::{DurabilityConfig, RedisConfig, client_at, millis};
 
@@ -238,15 +238,13 @@ impl Fleet {
         Err(too_many_hops())
     }
 
-    /// Reserves, together with others that reserve in the same shard. Gives the answer of RESERVE, and whether the
-    /// hold was there before.
+    /// Where reservations in `place` are put together with others.
     ///
     /// # Errors
-    /// As [`Fleet::send`].
-    pub async fn reserve(self: &Arc<Self>, place: Place<'_>, plain: Plain) -> Told {
+    /// [`StoreError::Down`]: there is no server for it.
+    pub async fn merger(self: &Arc<Self>, place: Place<'_>) -> Result<Arc<Merger>, StoreError> {
         let node = self.node_of(place).await?;
-        let merger = self.at_desk(&node, |desk| Arc::clone(&desk.merger));
-        merger.reserve(self, place, plain).await
+        Ok(self.at_desk(&node, |desk| Arc::clone(&desk.merger)))
     }
 
     /// Sends a command to each of several places, those of one server in one write.

@@ -35,19 +35,21 @@ pub struct Plain {
 }
 
 impl Plain {
+    /// Whether the command is a plain reservation.
+    pub fn is(command: &Command) -> bool {
+        matches!(command, Command::Reserve { items, meta: None, .. } if items.len() == 1)
+    }
+
     /// The command as a plain reservation, if it is one.
-    pub fn of(command: &Command) -> Option<Self> {
+    pub fn of(command: &Command, again: bool) -> Option<Self> {
         match command {
-            Command::Reserve { id, buyer, items, meta: None, not_after_ms } => match items.as_slice() {
-                [item] => Some(Self {
-                    id: id.clone(),
-                    buyer: buyer.clone(),
-                    item: item.clone(),
-                    not_after_ms: *not_after_ms,
-                    again: false,
-                }),
-                _ => None,
-            },
+            Command::Reserve { id, buyer, items, not_after_ms, .. } if Self::is(command) => Some(Self {
+                id: id.clone(),
+                buyer: buyer.clone(),
+                item: items.first()?.clone(),
+                not_after_ms: *not_after_ms,
+                again,
+            }),
             _ => None,
         }
     }
@@ -97,11 +99,16 @@ impl Merger {
         Arc::new(Self { queues: Mutex::default(), most, patience })
     }
 
-    /// Reserves. The answer is that of RESERVE.
+    /// Reserves. [`told`] waits for the answer, which is that of RESERVE.
     ///
     /// # Errors
-    /// [`StoreError::Down`] if it was not sent, [`StoreError::Unknown`] if the answer is lost.
-    pub async fn reserve(self: &Arc<Self>, fleet: &Arc<Fleet>, place: Place<'_>, plain: Plain) -> Told {
+    /// [`StoreError::Full`]: too many wait.
+    pub fn reserve(
+        self: &Arc<Self>,
+        fleet: &Arc<Fleet>,
+        place: Place<'_>,
+        plain: Plain,
+    ) -> Result<oneshot::Receiver<Told>, StoreError> {
         let (told, answer) = oneshot::channel();
         let asker = Asker { until: Instant::now() + self.patience, told: Some(told) };
         if self.line_up(place.key, Waiting { plain, asker })? {
@@ -109,7 +116,7 @@ impl Merger {
             let key = Bytes::copy_from_slice(place.key);
             tokio::spawn(Arc::clone(self).work(Arc::clone(fleet), key, place.shard));
         }
-        answer.await.unwrap_or_else(|_| Err(StoreError::Unknown("the command was given up".to_owned())))
+        Ok(answer)
     }
 
     /// Whether somebody must be found who sends.
@@ -223,6 +230,14 @@ impl Merger {
     fn queues(&self) -> MutexGuard<'_, BTreeMap<Bytes, VecDeque<Waiting>>> {
         self.queues.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// Waits for the answer to a reservation.
+///
+/// # Errors
+/// [`StoreError::Down`] if it was not sent, [`StoreError::Unknown`] if the answer is lost.
+pub async fn told(answer: oneshot::Receiver<Told>) -> Told {
+    answer.await.unwrap_or_else(|_| Err(StoreError::Unknown("the command was given up".to_owned())))
 }
 
 /// Lets the shard's next reservation go by itself, whatever has become of the one who sent.
@@ -368,8 +383,8 @@ pub(super) mod tests {
         let one = plain(None, "ann", 9);
         let reserve =
             |items, meta| Command::Reserve { id: None, buyer: one.buyer.clone(), items, meta, not_after_ms: 9 };
-        assert_eq!(Plain::of(&reserve(vec![one.item.clone()], None)), Some(one.clone()));
-        assert_eq!(Plain::of(&reserve(vec![one.item.clone(); 2], None)), None);
-        assert_eq!(Plain::of(&reserve(vec![one.item.clone()], Some("gift".to_owned()))), None);
+        assert_eq!(Plain::of(&reserve(vec![one.item.clone()], None), false), Some(one.clone()));
+        assert_eq!(Plain::of(&reserve(vec![one.item.clone(); 2], None), false), None);
+        assert_eq!(Plain::of(&reserve(vec![one.item.clone()], Some("gift".to_owned())), false), None);
     }
 }

@@ -12,7 +12,7 @@ use super::command::Command;
 use super::fleet::Fleet;
 use super::info::ShardInfo;
 use super::layout::{Layout, Layouts, PROBED_SHARDS_MAX, sale_of_key};
-use super::merge::Plain;
+use super::merge::{self, Plain};
 use super::nodes::{Dialect, Node, Place};
 use super::sum::sum;
 use super::{Called, StoreError, Throttle, Throttled};
@@ -90,10 +90,15 @@ impl RedisStore {
     }
 
     async fn call_once(&self, place: Place<'_>, command: &Command, again: bool) -> Result<Called, StoreError> {
-        if let Some(plain) = Plain::of(command) {
-            let plain = Plain { again, ..plain };
-            let (answer, repeated) = self.fleet.reserve(place, plain).await?;
-            return Ok(Called { answer, repeated, safe: true });
+        if Plain::is(command) {
+            let merger = self.fleet.merger(place).await?;
+            // Made only now: what is kept while something is waited for makes this future larger.
+            if let Some(plain) = Plain::of(command, again) {
+                let answer = merger.reserve(&self.fleet, place, plain)?;
+                drop(merger);
+                let (answer, repeated) = merge::told(answer).await?;
+                return Ok(Called { answer, repeated, safe: true });
+            }
         }
         // Boxed, so that the future of the plain ones, which are nearly all in a rush, stays small.
         Box::pin(self.call_alone(place, command)).await
@@ -124,7 +129,7 @@ impl RedisStore {
         // tried once more, if the first attempt has not used up the time already.
         let soon = || began.elapsed() < self.fleet.times().response / 2;
         if matches!(result, Err(StoreError::Unknown(_))) && command.may_be_repeated() && soon() {
-            return self.call_once(place, command, true).await.map_err(|error| match error {
+            return Box::pin(self.call_once(place, command, true)).await.map_err(|error| match error {
                 // Not sent this time, but the first attempt may have been heard.
                 StoreError::Down(why) => StoreError::Unknown(why),
                 error => error,
