@@ -1,6 +1,6 @@
 //! What this edge knows of one sale: `FLASH.INFO` as it was a moment ago, and the news since.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -27,7 +27,8 @@ struct News {
 #[derive(Debug, Clone)]
 pub struct Picture {
     pub sale: SaleView,
-    pub skus: HashMap<Bytes, SkuPicture>,
+    /// Few, so that comparing finds them sooner than hashing.
+    pub skus: BTreeMap<Bytes, SkuPicture>,
     /// When Redis was asked: what was heard later is newer.
     pub asked_at: Instant,
 }
@@ -172,21 +173,21 @@ impl Picture {
             return None;
         }
         // With several SKUs any would do; it is always the same.
-        self.skus.keys().min().map(|sku| Answer::SoldOut { sku: sku.clone() })
+        self.skus.keys().next().map(|sku| Answer::SoldOut { sku: sku.clone() })
     }
 
     fn refuse_item(&self, item: &Item, now_ms: u64, refuse_all_held: bool) -> Option<Answer> {
         // An unknown SKU may have been stocked since.
         let picture = self.skus.get(&item.sku)?;
-        let sku = item.sku.clone();
+        let sku = || item.sku.clone();
         match self.holding(picture) {
             Holding::Some => None,
-            Holding::Nothing => Some(Answer::SoldOut { sku }),
+            Holding::Nothing => Some(Answer::SoldOut { sku: sku() }),
             Holding::OnlyHeld => {
                 let next_ms = self.sale.next_deadline_ms;
                 // Once a hold may have expired, units may be free.
                 let somebody_may_have_lost = next_ms > 0 && next_ms <= now_ms;
-                (refuse_all_held && !somebody_may_have_lost).then_some(Answer::AllHeld { sku, next_ms })
+                (refuse_all_held && !somebody_may_have_lost).then(|| Answer::AllHeld { sku: sku(), next_ms })
             }
         }
     }
