@@ -78,24 +78,18 @@ async fn has_module(connection: &mut MultiplexedConnection) -> Result<bool, Redi
 }
 
 async fn ensure_library(connection: &mut MultiplexedConnection) -> anyhow::Result<()> {
-    let ours = ours()?;
-    let there = version_there(connection).await.context("the library's version cannot be asked")?;
-    let mut load = redis::cmd("FUNCTION");
-    load.arg("LOAD");
-    match step(there, ours) {
+    let step = look(connection).await?;
+    match step {
         Step::Keep => return Ok(()),
         Step::KeepForeign => {
             log::warn!("the library on the server lays its data out in another way than this program's: it is kept");
             return Ok(());
         }
-        Step::Load => {}
-        Step::Replace => {
-            load.arg("REPLACE");
-        }
+        Step::Load | Step::Replace => {}
     }
-    match load.arg(LIBRARY).exec_async(connection).await {
-        Ok(()) => log::info!("loaded the library of functions, version {}", shown(ours)),
-        Err(error) if there.is_some() => {
+    match load(connection, step).await {
+        Ok(()) => log::info!("loaded the library of functions, version {}", shown(ours()?)),
+        Err(error) if step == Step::Replace => {
             log::warn!("the library on the server is older than this program's and stays: {error}");
         }
         // Somebody else has loaded one in between.
@@ -112,18 +106,28 @@ async fn ensure_library(connection: &mut MultiplexedConnection) -> anyhow::Resul
 /// # Errors
 /// It cannot be replaced, or has another layout of its data.
 pub async fn update_library(connection: &mut MultiplexedConnection) -> anyhow::Result<()> {
-    let there = version_there(connection).await.context("the library's version cannot be asked")?;
-    let Some(there) = there else { return Ok(()) };
-    match step(Some(there), ours()?) {
-        Step::Replace => {
-            let mut load = redis::cmd("FUNCTION");
-            load.arg("LOAD").arg("REPLACE").arg(LIBRARY).exec_async(connection).await.context(
-                "the library there is older than this program's and cannot be replaced: load lua/flashsale.lua by hand",
-            )
-        }
+    match look(connection).await? {
+        step @ Step::Replace => load(connection, step).await.context(
+            "the library there is older than this program's and cannot be replaced: load lua/flashsale.lua by hand",
+        ),
         Step::KeepForeign => bail!("the library there lays its data out in another way than this program knows"),
         Step::Load | Step::Keep => Ok(()),
     }
+}
+
+/// What is to be done about the library on the server.
+async fn look(connection: &mut MultiplexedConnection) -> anyhow::Result<Step> {
+    let there = version_there(connection).await.context("the library's version cannot be asked")?;
+    Ok(step(there, ours()?))
+}
+
+async fn load(connection: &mut MultiplexedConnection, step: Step) -> Result<(), RedisError> {
+    let mut load = redis::cmd("FUNCTION");
+    load.arg("LOAD");
+    if step == Step::Replace {
+        load.arg("REPLACE");
+    }
+    load.arg(LIBRARY).exec_async(connection).await
 }
 
 /// The version on the server; `None`: there is no library.
