@@ -83,7 +83,7 @@ impl BackgroundService for Channel {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let mut listeners: HashMap<u64, AbortHandle> = HashMap::new();
         loop {
-            if let Ok(topology) = self.ear.store.deployment().fleet.topology().await {
+            if let Ok(topology) = self.ear.store.stock().fleet.topology().await {
                 listeners.retain(|number, listener| {
                     let stays = topology.nodes.iter().any(|node| node.number == *number);
                     if !stays {
@@ -154,7 +154,7 @@ impl Ear {
     async fn listen(&self, node: &Arc<Node>) -> anyhow::Result<()> {
         let (push, mut heard) = mpsc::unbounded_channel();
         // A reload may change it.
-        let timeout = self.store.deployment().fleet.times().connect;
+        let timeout = self.store.stock().fleet.times().connect;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(timeout))
             .set_response_timeout(Some(timeout))
@@ -195,14 +195,14 @@ impl Ear {
         channels: &mut HashSet<Vec<u8>>,
         connection: &mut MultiplexedConnection,
     ) -> anyhow::Result<()> {
-        let deployment = self.store.deployment();
-        let topology = deployment.fleet.topology().await?;
+        let stock = self.store.stock();
+        let topology = stock.fleet.topology().await?;
         if !topology.is_in_cluster(node) {
             return Ok(());
         }
         let mut wanted: HashMap<Vec<u8>, Bytes> = HashMap::new();
         for sale in self.known.watched_sales() {
-            let Some(layout) = deployment.layouts.known(&sale) else {
+            let Some(layout) = stock.layouts.known(&sale) else {
                 continue;
             };
             for place in layout.places().filter(|place| hash_tag(place.key).is_some()) {
@@ -225,7 +225,7 @@ impl Ear {
                     self.known.hear_of(&sale);
                 }
                 // The slot has just moved: it is followed once it is known where to.
-                Err(error) if error.code() == Some("MOVED") => deployment.fleet.look_again(),
+                Err(error) if error.code() == Some("MOVED") => stock.fleet.look_again(),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -249,7 +249,7 @@ impl Ear {
             }
             // The server gives the slot away.
             (PushKind::SUnsubscribe, [channel, ..]) if channels.remove(*channel) => {
-                self.store.deployment().fleet.look_again()
+                self.store.stock().fleet.look_again()
             }
             _ => {}
         }

@@ -39,8 +39,8 @@ impl Sweep {
     }
 
     async fn sweep(&self, all: bool) -> Result<(), StoreError> {
-        let deployment = self.store.deployment();
-        if deployment.fleet.topology().await?.dialect != Dialect::Functions {
+        let stock = self.store.stock();
+        if stock.fleet.topology().await?.dialect != Dialect::Functions {
             return Ok(());
         }
         let mut sales: BTreeSet<Bytes> = self.known.watched_sales().into_iter().collect();
@@ -48,12 +48,12 @@ impl Sweep {
             sales.extend(self.store.keys(&self.prefix, SALES_MAX).await?);
         }
         for sale in sales {
-            let Ok(layout) = deployment.layouts.of(&sale).await else {
+            let Ok(layout) = stock.layouts.of(&sale).await else {
                 continue;
             };
             let expire = |key| Dialect::Functions.command("EXPIRE", key);
             let calls: Vec<_> = layout.places().map(|place| (place, expire(place.key))).collect();
-            for ended in deployment.fleet.send_each(&calls).await {
+            for ended in stock.fleet.send_each(&calls).await {
                 match ended {
                     Ok(Value::Int(count)) => metrics::SWEPT.inc_by(count.max(0) as u64),
                     other => log::debug!("cannot sweep {}: {other:?}", String::from_utf8_lossy(&sale)),

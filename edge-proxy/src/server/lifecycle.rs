@@ -32,7 +32,7 @@ use crate::funnel::known::Known;
 use crate::metrics;
 use crate::sale::channel::Channel;
 use crate::sale::sweep::Sweep;
-use crate::store::current::{CurrentStore, Deployment};
+use crate::store::current::{CurrentStore, Stock};
 
 /// How to start.
 pub struct Start {
@@ -56,7 +56,7 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     let options = Opt { upgrade: start.upgrade, ..Opt::default() };
     let mut server = Server::new_with_opt_and_conf(options, server_conf(&config));
 
-    let store = CurrentStore::new(Deployment::new(&config)?);
+    let store = CurrentStore::new(Stock::new(&config)?);
     let known = Arc::new(Known::new(&config.known, store.clone()));
     let sweep = Sweep::new(&config.redis, store.clone(), known.clone());
     let channel = Channel::new(&config.redis, store.clone(), known.clone());

@@ -19,7 +19,7 @@ use super::places::Places;
 use super::successor::{self, Orders};
 use crate::background;
 use crate::config::{self, Config, change};
-use crate::store::current::Deployment;
+use crate::store::current::Stock;
 
 /// Sections that say where the stock is.
 const DEPLOYMENT: &[&str] = &["redis", "durability", "sales"];
@@ -66,7 +66,7 @@ impl Reloader {
             changed.iter().any(|key| sections.iter().any(|section| key.split('.').next() == Some(section)))
         };
         let moves = changes(DEPLOYMENT);
-        let deployment = if moves { Some(self.reachable(&config)?) } else { None };
+        let stock = if moves { Some(self.reachable(&config)?) } else { None };
         let relay = if moves || changes(&["relay"]) { Some(successor::relay(&config)?) } else { None };
         let balancer = (moves || changes(&["balancer"])).then(|| successor::balancer(&config));
         let before = self.live.load_full();
@@ -79,8 +79,8 @@ impl Reloader {
         if changes(&["known"]) {
             self.fixed.known.change(&live.config.known);
         }
-        if let Some(deployment) = deployment {
-            self.fixed.store.replace(deployment);
+        if let Some(stock) = stock {
+            self.fixed.store.replace(stock);
             // What is known is known of the old one.
             self.fixed.known.changed_all();
         }
@@ -95,12 +95,12 @@ impl Reloader {
 
     /// The deployment that `config` leads to. A slip of the pen must not take a running sale away from its stock, so
     /// one of its servers must answer.
-    fn reachable(&self, config: &Config) -> anyhow::Result<Arc<Deployment>> {
-        let deployment = Deployment::new(config)?;
-        let fleet = deployment.fleet.clone();
+    fn reachable(&self, config: &Config) -> anyhow::Result<Arc<Stock>> {
+        let stock = Stock::new(config)?;
+        let fleet = stock.fleet.clone();
         let looked = Handle::try_current()?.block_on(background::run(async move { fleet.topology().await }));
         match looked {
-            Some(Ok(_)) => Ok(deployment),
+            Some(Ok(_)) => Ok(stock),
             Some(Err(error)) => bail!("[redis]: {error}"),
             None => bail!("[redis]: looking for the servers came to nothing"),
         }

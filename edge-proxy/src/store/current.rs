@@ -14,14 +14,14 @@ use super::redis::RedisStore;
 use super::{Called, Command, HoldView, SaleStore, SaleView, StoreError, Throttle, Throttled};
 use crate::config::Config;
 
-/// What is made of one deployment.
-pub struct Deployment {
+/// What is made of one deployment: its servers, the keys of its sales, and what speaks to them.
+pub struct Stock {
     pub fleet: Arc<Fleet>,
     pub layouts: Arc<Layouts>,
     store: RedisStore,
 }
 
-impl Deployment {
+impl Stock {
     /// Opens no connection yet.
     ///
     /// # Errors
@@ -34,19 +34,19 @@ impl Deployment {
     }
 }
 
-/// Whichever deployment it is now.
-pub struct CurrentStore(ArcSwap<Deployment>);
+/// That of whichever deployment it is now.
+pub struct CurrentStore(ArcSwap<Stock>);
 
 impl CurrentStore {
-    pub fn new(first: Arc<Deployment>) -> Arc<Self> {
+    pub fn new(first: Arc<Stock>) -> Arc<Self> {
         Arc::new(Self(ArcSwap::new(first)))
     }
 
-    pub fn deployment(&self) -> Arc<Deployment> {
+    pub fn stock(&self) -> Arc<Stock> {
         self.0.load_full()
     }
 
-    pub fn replace(&self, next: Arc<Deployment>) {
+    pub fn replace(&self, next: Arc<Stock>) {
         self.0.store(next);
     }
 }
@@ -54,30 +54,30 @@ impl CurrentStore {
 #[async_trait]
 impl SaleStore for CurrentStore {
     async fn call(&self, sale: &[u8], command: &Command) -> Result<Called, StoreError> {
-        self.deployment().store.call(sale, command).await
+        self.stock().store.call(sale, command).await
     }
 
     async fn hold(&self, sale: &[u8], id: &[u8], buyer: Option<&[u8]>) -> Result<Option<HoldView>, StoreError> {
-        self.deployment().store.hold(sale, id, buyer).await
+        self.stock().store.hold(sale, id, buyer).await
     }
 
     async fn sale(&self, sale: &[u8]) -> Result<(SaleView, i64), StoreError> {
-        self.deployment().store.sale(sale).await
+        self.stock().store.sale(sale).await
     }
 
     async fn keys(&self, prefix: &[u8], max: usize) -> Result<Vec<Bytes>, StoreError> {
-        self.deployment().store.keys(prefix, max).await
+        self.stock().store.keys(prefix, max).await
     }
 
     async fn throttle(&self, key: &[u8], throttle: Throttle) -> Result<Throttled, StoreError> {
-        self.deployment().store.throttle(key, throttle).await
+        self.stock().store.throttle(key, throttle).await
     }
 
     async fn once(&self, key: &[u8], life: Duration) -> Result<bool, StoreError> {
-        self.deployment().store.once(key, life).await
+        self.stock().store.once(key, life).await
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.deployment().store.ping().await
+        self.stock().store.ping().await
     }
 }
