@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use flashsale_edge::cli;
 
+// The system's allocator keeps seven pieces of each size at hand; dozens of requests under way at once need more.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Sell a small stock to a huge crowd at one instant.
 #[derive(Parser)]
 #[command(name = "flashsale", version, about)]

@@ -47,7 +47,6 @@ pub struct Start {
 /// # Errors
 /// The config is wrong, a secret cannot be read, a name not resolved, an address not bound. Redis need not be there.
 pub fn serve(start: &Start) -> anyhow::Result<()> {
-    keep_freed_memory();
     metrics::register();
     let text = config::read(&start.config_file)?;
     let config = Config::parse(&text).with_context(|| format!("config {}", start.config_file.display()))?;
@@ -111,23 +110,6 @@ pub fn serve(start: &Start) -> anyhow::Result<()> {
     leave_when_idle(&server, Duration::from_secs(listen.drain_s), relay_works, live);
     server.run(RunArgs { shutdown_signal: Box::new(Signals { upgrade_socket: listen.upgrade_socket }) });
     Ok(())
-}
-
-/// Answers of the shop are held in buffers of up to 256 kB. By default glibc gives 128 kB of free memory back to the
-/// system at once and takes it again for the next answer, page by page.
-fn keep_freed_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        /// Free bytes at the end of a heap that are kept.
-        const KEPT: libc::c_int = 8 << 20;
-        /// From how many bytes on a piece has a mapping of its own, which is given back when it is freed.
-        const MAPPED: libc::c_int = 4 << 20;
-        // SAFETY: each call sets a number of the allocator, under its lock; if that fails, all is as before.
-        unsafe {
-            libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
-            libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED);
-        }
-    }
 }
 
 fn tls_gate((config, certificate): (&TlsConfig, Arc<Certificate>)) -> anyhow::Result<TlsGate> {
