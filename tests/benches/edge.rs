@@ -4,7 +4,7 @@
 //! that of one core. The CPU time a request costs the server is counted too: it means something on a busy machine
 //! also, where rates do not. `make bench-edge` runs it.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const CONNECTIONS: usize = 64;
 /// Buyers with a token each.
 const BUYERS: usize = 1000;
+/// Tickets for each second of the measurement; when all were shown they are shown again.
+const TICKETS_PER_SECOND: u64 = 50_000;
 /// Connections that do nothing, for the memory of one.
 const IDLE: usize = 5000;
 /// Addresses that are told apart, for the memory of all.
@@ -98,6 +100,16 @@ impl Bench<'_> {
         report(figures, &[("edge sold out", sold_out, 0.7)]);
         let held = client.line("FLASH.INFO sale:full").get("holds").integer();
         assert!(held > 1000, "only {held} holds: something else was measured");
+        let ticketed = edge()
+            .file("ticket-key", "the ticket key of this measurement, long enough")
+            .set("tickets.mode", "\"optional\"")
+            .set("tickets.keys", r#"[{ id = "k", secret_file = "ticket-key" }]"#)
+            .start();
+        let script = self.file("ticket.lua", &ticket_script(&self.tickets(&ticketed)));
+        let path = "/flash/full/holds?sku=shirt";
+        let figures = self.edge("edge: whole reserve path by ticket 201", &ticketed, path, &script, 201);
+        report(figures, &[("edge sold out", sold_out, 0.7)]);
+        drop(ticketed);
         // After good ones: a header of theirs is not read anew.
         let forged = token::bearer("ann", b"not the secret of this shop, but as long");
         let script =
@@ -259,6 +271,32 @@ impl Bench<'_> {
         figures
     }
 
+    /// A file with a ticket on each line, as many as will be shown.
+    fn tickets(&self, proxy: &Proxy) -> String {
+        let count = (self.seconds + 1) * TICKETS_PER_SECOND;
+        let stream = TcpStream::connect(&proxy.addresses().public).expect("the proxy listens");
+        let (mut writer, mut reader) = (stream.try_clone().expect("the same connection"), BufReader::new(stream));
+        let mut tickets = String::new();
+        for first in (0..count).step_by(CONNECTIONS) {
+            let batch = first..count.min(first + CONNECTIONS as u64);
+            let requests: String = batch
+                .clone()
+                .map(|buyer| {
+                    let bearer = token::bearer(&format!("buyer-{buyer}"), TOKEN_SECRET.as_bytes());
+                    format!("POST /flash/full/ticket HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\n\r\n")
+                })
+                .collect();
+            writer.write_all(requests.as_bytes()).expect("written");
+            for _ in batch {
+                let answer = read_answer(&mut reader);
+                let ticket = answer.split_once(r#""ticket":""#).and_then(|(_, rest)| rest.split_once('"'));
+                tickets += ticket.unwrap_or_else(|| panic!("no ticket: {answer}")).0;
+                tickets.push('\n');
+            }
+        }
+        self.file("tickets", &tickets)
+    }
+
     fn wrk(&self, load: &Load<'_>, seconds: u64) -> String {
         let mut command = Command::new("taskset");
         command.args(["-c", &OTHERS.to_string(), "wrk", "--latency", "-t1"]);
@@ -360,6 +398,30 @@ fn reserve_script() -> String {
          return wrk.format('POST', nil, {{['Authorization'] = tokens[next]}})\nend\n",
         tokens.join(",\n")
     )
+}
+
+/// Every request shows another ticket, in turn, from anywhere on.
+fn ticket_script(file: &str) -> String {
+    format!(
+        "local tickets = {{}}\nfor line in io.lines('{file}') do tickets[#tickets + 1] = line end\n\
+         math.randomseed(os.time())\nlocal next = math.random(#tickets)\nfunction request()\n  \
+         next = next % #tickets + 1\n  return wrk.format('POST', nil, {{['Flash-Ticket'] = tickets[next]}})\nend\n"
+    )
+}
+
+/// An answer with a body of announced length.
+fn read_answer(reader: &mut impl BufRead) -> String {
+    let (mut answer, mut length) = (String::new(), 0);
+    while !answer.ends_with("\r\n\r\n") {
+        let from = answer.len();
+        assert!(reader.read_line(&mut answer).expect("a line") > 0, "cut off: {answer}");
+        if let Some(value) = answer[from..].to_ascii_lowercase().strip_prefix("content-length: ") {
+            length = value.trim().parse().expect("a number");
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).expect("the body");
+    answer + &String::from_utf8_lossy(&body)
 }
 
 fn await_port(address: &str) {
