@@ -27,10 +27,12 @@ COPY examples examples
 # A member of the workspace, so cargo wants to see it; nothing of it is compiled here.
 COPY tests tests
 
-# The caches make a second build quick and stay out of the image.
+# The caches make a second build quick and stay out of the image. jemalloc runs where pages are no larger than it was built
+# for, and ARM kernels have pages of up to 64 kB.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked -p flashsale-module -p flashsale-edge \
+    if [ "$(uname -m)" = aarch64 ]; then export JEMALLOC_SYS_WITH_LG_PAGE=16; fi \
+    && cargo build --release --locked -p flashsale-module -p flashsale-edge \
     && mkdir /out \
     && cp target/release/libflashsale.so target/release/flashsale /out/ \
     && strip --strip-debug /out/libflashsale.so /out/flashsale
