@@ -178,6 +178,21 @@ fn told(answer: &str) -> (String, BTreeSet<String>, String) {
     (status.to_owned(), fields.collect(), body)
 }
 
+/// A part of a request that came with the one before is a part of it, also where what came since is as long as it is.
+#[test]
+fn a_request_that_came_in_parts_takes_nothing_of_the_next() {
+    let shop = Shop::start();
+    let proxy = proxy(&shop).start();
+    let mut stream = connect(&proxy);
+    let request = "GET /flash/s HTTP/1.1\r\nHost: x\r\n\r\n";
+    let (first, rest) = request.split_at(30);
+    for part in [[request, first], [rest, first], [rest, first], [rest, ""]] {
+        stream.write_all(part.concat().as_bytes()).expect("written");
+        let answer = read_answer(&mut stream);
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    }
+}
+
 #[test]
 fn answers_are_the_same_whichever_way_they_are_written() {
     let redis = RedisServer::builder(Server::Redis70).module().start();

@@ -80,13 +80,14 @@ impl Door {
                 },
             };
             let mut session = ServerSession::new_http1(connection);
+            let is_pipelined = prefix.is_some();
             if let Some(prefix) = prefix.take() {
                 session.set_pipelined_prefix(prefix);
             }
             session.set_keepalive(Some(0));
             self.equip(&mut session, shutdown);
             let kept = if is_sale {
-                self.serve_sale(session).await
+                self.serve_sale(session, is_pipelined).await
             } else {
                 // What was read beyond a request to the shop would have ended the connection.
                 self.proxy
@@ -126,8 +127,8 @@ impl Door {
         }
     }
 
-    /// Reads a request to a sale and answers it.
-    async fn serve_sale(&self, mut session: ServerSession) -> Option<Kept> {
+    /// Reads a request to a sale and answers it. `is_pipelined`: it began to come with the one before.
+    async fn serve_sale(&self, mut session: ServerSession, is_pipelined: bool) -> Option<Kept> {
         match session.read_request().await {
             Ok(true) => {}
             Ok(false) => return None,
@@ -149,7 +150,8 @@ impl Door {
             log::error!("{} began like a sale's route and is none", session.req_header().uri);
             return None;
         };
-        if reply.status != 408 && is_plain(&mut session) {
+        // What has come of a pipelined request cannot be told from what came behind it.
+        if !is_pipelined && is_plain(&mut session) {
             let sent = Sent { status: reply.status, bytes: reply.body.len() };
             self.edge.note(session.req_header(), sent, None, &mut request);
             let (mut connection, time) = unwrap(session)?;
@@ -220,7 +222,7 @@ impl HttpServerApp for Door {
             header.method != Method::CONNECT && routes::is_sale(header.uri.path())
         };
         if is_sale {
-            self.serve_sale(session).await;
+            self.serve_sale(session, false).await;
             return None;
         }
         self.proxy.process_new_http(session, shutdown).await
