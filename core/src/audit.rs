@@ -59,13 +59,7 @@ impl Sale {
 
     fn audit_buyers(&self, sums: &Sums, differences: &mut Vec<String>) {
         for (buyer, &(held, sold)) in &sums.buyers {
-            let usage = self.buyers.usage(
-                &self.holds,
-                &self.extras,
-                self.buyers.place(&self.holds, buyer),
-                0,
-                std::iter::empty(),
-            );
+            let usage = self.usage_of(buyer, 0);
             if (usage.total.held, usage.total.sold) != (held, sold) {
                 differences.push(format!(
                     "buyer {}: kept {} held and {} sold, counted {held} and {sold}",

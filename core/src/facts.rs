@@ -243,7 +243,7 @@ impl Entry {
         FIELD_NAMES.into_iter().zip(texts.fields).collect()
     }
 
-    /// Gives the fields in the order of [`FIELD_NAMES`]. Units by SKU are form-urlencoded (`sku=1&sku=2`): every
+    /// Gives each field once, with its place in [`FIELD_NAMES`]. Units by SKU are form-urlencoded (`sku=1&sku=2`): every
     /// language reads that, whatever bytes a SKU has.
     pub fn write(&self, sale: &Sale, out: &mut impl FieldSink) {
         let (id, buyer, reference, meta) = self.subject.fields(sale);

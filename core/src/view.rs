@@ -2,7 +2,7 @@
 //!
 //! What is due at the time of looking is shown as expired, whether or not a sweep ran.
 
-use crate::holds::State;
+use crate::holds::{State, Usage};
 use crate::sale::Sale;
 use std::collections::BTreeSet;
 
@@ -198,15 +198,15 @@ impl Sale {
         (if end == self.holds.end() { 0 } else { end.into() }, views)
     }
 
+    /// What a buyer has in all.
+    pub(crate) fn usage_of(&self, buyer: &[u8], now_ms: u64) -> Usage {
+        let place = self.buyers.place(&self.holds, buyer);
+        self.buyers.usage(&self.holds, &self.extras, place, now_ms, std::iter::empty())
+    }
+
     /// What a buyer has.
     pub fn buyer_view(&self, buyer: &[u8], now_ms: u64) -> BuyerView {
-        let usage = self.buyers.usage(
-            &self.holds,
-            &self.extras,
-            self.buyers.place(&self.holds, buyer),
-            self.now(now_ms),
-            std::iter::empty(),
-        );
+        let usage = self.usage_of(buyer, self.now(now_ms));
         BuyerView { held: usage.total.held, sold: usage.total.sold, holds: usage.holds }
     }
 
@@ -246,13 +246,7 @@ impl Sale {
         let due = self.deadlines.all_due(&self.holds, now_ms).take(DUE_LOOKED_AT);
         let names: BTreeSet<&[u8]> = due.map(|slot| self.holds.buyer(slot)).collect();
         let nothing_left = names.into_iter().filter(|name| {
-            let usage = self.buyers.usage(
-                &self.holds,
-                &self.extras,
-                self.buyers.place(&self.holds, name),
-                now_ms,
-                std::iter::empty(),
-            );
+            let usage = self.usage_of(name, now_ms);
             usage.total.held + usage.total.sold == 0
         });
         self.buyers.len() as u64 - nothing_left.count() as u64

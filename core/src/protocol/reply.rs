@@ -60,7 +60,8 @@ pub enum Status {
 }
 
 impl Status {
-    const WORDS: [&str; Self::COUNT] = [
+    /// The words on the wire, in the order of the statuses.
+    pub const WORDS: [&str; Self::COUNT] = [
         "STOCKED",
         "BELOWHELD",
         "RESERVED",
