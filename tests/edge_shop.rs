@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use flashsale_tests::http::Http;
+use flashsale_tests::http::{Http, read_head};
 use flashsale_tests::shop::{Manner, Shop};
 use flashsale_tests::{Proxy, ProxyBuilder, wait_until};
 
@@ -117,15 +117,6 @@ fn server(talk: impl FnOnce(TcpStream) + Send + 'static) -> String {
         }
     });
     address
-}
-
-fn read_head(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|length| length > 0) {
-        head.push(byte[0]);
-    }
-    String::from_utf8_lossy(&head).into_owned()
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use flashsale_tests::http::read_head;
 use flashsale_tests::{Proxy, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -84,15 +85,6 @@ fn without_body(answer: &[&str]) -> Vec<String> {
     let answer = answer.concat();
     let heads = answer.split_inclusive("\r\n\r\n").take_while(|part| part.starts_with("HTTP/"));
     vec![heads.collect()]
-}
-
-fn read_head(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|length| length > 0) {
-        head.push(byte[0]);
-    }
-    String::from_utf8_lossy(&head).into_owned()
 }
 
 fn connect(proxy: &Proxy) -> TcpStream {
