@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Version};
+use http::Method;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType};
 
 use super::access_log::Line;
 use super::cache::Fetch;
+use super::limits::{check_length, too_large};
 use super::live::{Current, Live};
 use super::straight::Straight;
-use super::{lifecycle, servers, shop};
+use super::{lifecycle, servers};
 use crate::funnel::standing::Standings;
 use crate::funnel::tickets;
 use crate::funnel::visit::{Caller, Visit};
@@ -38,33 +39,6 @@ pub struct Edge {
     pub live: Current,
     pub key_prefix: Arc<[u8]>,
     pub straight: Arc<Straight>,
-}
-
-/// How large a request may be.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Fields of a header.
-    pub headers: usize,
-    /// Bytes of a body that goes to the shop; 0 is no limit.
-    pub body_bytes: u64,
-    pub body_time: BodyTime,
-}
-
-/// How long a request's body may take, whole: the timeout of the library is for each read, so that a client which sends
-/// a byte now and then would be read for ever.
-#[derive(Debug, Clone, Copy)]
-pub struct BodyTime {
-    /// Of a call of a sale.
-    pub whole: Duration,
-    /// Bytes a second that earn a body for the shop more time; 0: it has all the time there is.
-    pub rate_min: u64,
-}
-
-impl BodyTime {
-    /// Whether a body for the shop, of which `bytes` are here, has taken too long.
-    pub fn is_over(self, took: Duration, bytes: u64) -> bool {
-        self.rate_min > 0 && took > self.whole + Duration::from_secs(bytes / self.rate_min)
-    }
 }
 
 /// What is remembered of a request until its line in the log.
@@ -302,32 +276,6 @@ impl Edge {
     }
 }
 
-impl Limits {
-    fn check(&self, header: &RequestHeader) -> Result<(), Refusal> {
-        let fields = header.headers.len();
-        if fields > self.headers {
-            return Err(Problem::HeaderTooLarge
-                .because(format!("The header has {fields} fields; it may have {}.", self.headers)));
-        }
-        if header.version == Version::HTTP_11 && !header.headers.contains_key(http::header::HOST) {
-            return Err(Problem::BadRequest.because("A request needs a `Host` (RFC 9112, section 3.2)."));
-        }
-        let target = header.raw_path();
-        if !target.starts_with(b"/") && target != b"*" && !shop::is_url(target) {
-            return Err(Problem::BadRequest.because("The request's target is neither a path nor a URL."));
-        }
-        if !is_one_length(header) {
-            return Err(Problem::BadRequest.because("`Content-Length` must stand once, as a number."));
-        }
-        match announced_length(header) {
-            Some(length) if self.body_bytes > 0 && length > self.body_bytes => {
-                Err(Problem::TooLarge.because(format!("A body may have {} bytes.", self.body_bytes)))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
 /// Either the query says it or the body does: two sources could contradict each other.
 fn merge(route: &Route, input: Input, headers: &http::HeaderMap, body: &[u8]) -> Result<Input, Refusal> {
     if body.is_empty() {
@@ -337,30 +285,6 @@ fn merge(route: &Route, input: Input, headers: &http::HeaderMap, body: &[u8]) ->
         return Err(Problem::BadRequest.because("Say it in the query or in the body, not in both."));
     }
     input::from_body(route.call, headers, body)
-}
-
-fn too_large() -> Refusal {
-    Problem::TooLarge.because(format!("A body may have {BODY_BYTES_MAX} bytes."))
-}
-
-/// Refuses by the announced length, before a byte of the body is read.
-fn check_length(header: &RequestHeader) -> Result<(), Refusal> {
-    match announced_length(header) {
-        Some(length) if length > BODY_BYTES_MAX as u64 => Err(too_large()),
-        _ => Ok(()),
-    }
-}
-
-fn announced_length(header: &RequestHeader) -> Option<u64> {
-    header.headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
-}
-
-/// The library takes `5, 5` and two equal lengths for one and passes them on as they are; what stands behind
-/// might take them for something else.
-fn is_one_length(header: &RequestHeader) -> bool {
-    let mut lengths = header.headers.get_all(http::header::CONTENT_LENGTH).iter();
-    let (first, second) = (lengths.next(), lengths.next());
-    second.is_none() && first.is_none_or(|length| length.as_bytes().iter().all(u8::is_ascii_digit))
 }
 
 async fn read_body(session: &mut ServerSession) -> Result<Bytes, Refusal> {
@@ -466,39 +390,5 @@ mod tests {
         assert_eq!(status_label(418), "4xx");
         assert_eq!(status_label(0), "none");
         assert_eq!(status_label(599), "5xx");
-    }
-
-    #[test]
-    fn one_length_is_one_header_with_one_number() {
-        let is_one = |values: &[&'static str]| {
-            let mut header = RequestHeader::build("POST", b"/", None).unwrap();
-            for value in values {
-                header.append_header("Content-Length", *value).unwrap();
-            }
-            is_one_length(&header)
-        };
-        assert!(is_one(&[]) && is_one(&["5"]) && is_one(&["05"]));
-        assert!(!is_one(&["5", "5"]) && !is_one(&["5, 5"]) && !is_one(&["+5"]));
-    }
-
-    #[test]
-    fn a_body_earns_time_by_what_comes_of_it() {
-        let time = BodyTime { whole: Duration::from_secs(10), rate_min: 500 };
-        let seconds = Duration::from_secs;
-        assert!(!time.is_over(seconds(10), 0) && time.is_over(seconds(11), 0));
-        assert!(!time.is_over(seconds(100), 45_000) && time.is_over(seconds(101), 45_000));
-        assert!(!BodyTime { rate_min: 0, ..time }.is_over(seconds(86_400), 1));
-    }
-
-    #[test]
-    fn the_announced_length_counts() {
-        let length = |value: &'static str| {
-            let mut header = RequestHeader::build("POST", b"/", None).unwrap();
-            header.insert_header("Content-Length", value).unwrap();
-            check_length(&header)
-        };
-        length("16384").unwrap();
-        assert_eq!(length("16385").unwrap_err().status, 413);
-        assert_eq!(length("18446744073709551615").unwrap_err().status, 413);
     }
 }

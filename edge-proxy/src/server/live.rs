@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 
 use super::access_log::AccessLog;
-use super::answer::{BodyTime, Limits};
 use super::cache::Cache;
+use super::limits::{BodyTime, Limits};
 use super::shop::Shop;
 use crate::background::Task;
 use crate::config::{Config, millis};

@@ -3,7 +3,7 @@
 //! - [`gate`] takes connections: [`places`] counts them, [`proxy_protocol`] says whose they are, [`certificate`]
 //!   is for TLS, and [`connection`] is what becomes of them, with a [`header_clock`] each;
 //! - [`door`] takes requests from them;
-//! - [`answer`] is for those that the edge answers by itself, through the funnel;
+//! - [`answer`] is for those that the edge answers by itself, through the funnel; [`limits`] say how large they may be;
 //! - [`edge`] is for those to the shop: the phases of Pingora's proxy, from top to bottom; plain ones go [`straight`]
 //!   from its first phase;
 //! - [`shop`] is the shop behind: time limits; [`servers`] chooses among its servers, [`forwarded`] tells them who is
@@ -26,6 +26,7 @@ pub mod forwarded;
 pub mod gate;
 pub mod header_clock;
 pub mod lifecycle;
+pub mod limits;
 pub mod live;
 pub mod places;
 pub mod proxy_protocol;
