@@ -44,7 +44,7 @@ CREATE removes what a deleted sale of the same name has left in these keys, but 
 ]]
 
 -- The version of this file. Whoever loads it may replace an older one, never a newer one.
-local VERSION = '0.2.0'
+local VERSION = '0.3.0'
 -- The version of the data layout above.
 local LAYOUT = 1
 
@@ -1478,8 +1478,8 @@ local function again(hold, buyer, items)
   end
 end
 
-local function reserved(hold, up_to)
-  local reply = { 'RESERVED', hold.id, hold.time_ms }
+local function reserved(word, hold, up_to)
+  local reply = { word, hold.id, hold.time_ms }
   for _, item in ipairs(up_to and hold.items or {}) do
     reply[#reply + 1] = item.sku
     reply[#reply + 1] = item.qty
@@ -1739,7 +1739,8 @@ function Sale:decide_reserve(request)
   local id = request.id or made_up_id(self)
   local known = self:known(id)
   if known then
-    return again(known, request.buyer, request.items) or reserved(known, request.up_to)
+    local word = request.tell_repeated and 'REPEATED' or 'RESERVED'
+    return again(known, request.buyer, request.items) or reserved(word, known, request.up_to)
   end
   -- A retry finds its hold even if MAXHOLD has been lowered meanwhile: so this comes after.
   local life_ms = self:life(request.ttl_ms)
@@ -1764,7 +1765,7 @@ function Sale:decide_reserve(request)
   end
   local requested = not same_list(taken, request.items) and request.items
   local hold = self:apply_reserve(id, request.buyer, taken, requested, self.now_ms + life_ms, request.meta)
-  return reserved(hold, request.up_to)
+  return reserved('RESERVED', hold, request.up_to)
 end
 
 -------------------------------------------------------------------------------------------------------------
@@ -1786,8 +1787,8 @@ end
 
 -- Answers on which somebody may act as on a write. Where the command itself changed nothing, an earlier one did.
 local TELLS_OF_A_WRITE = {
-  STOCKED = true, RESERVED = true, CONFIRMED = true, RELEASED = true, EXPIRED = true, EXTENDED = true,
-  RETURNED = true, GRANTED = true, ACCEPTED = true,
+  STOCKED = true, RESERVED = true, REPEATED = true, CONFIRMED = true, RELEASED = true, EXPIRED = true,
+  EXTENDED = true, RETURNED = true, GRANTED = true, ACCEPTED = true,
 }
 
 -- WAIT looks at what its own connection has written last (Redis 7.2 on, Valkey). Whoever repeats a command on
@@ -1946,6 +1947,7 @@ local NO_ITEMS = "ITEMS needs at least one 'sku qty'"
 local RESERVE = {
   TTL = number_option('TTL', 1, MAX_HOLD_MS),
   UPTO = flag_option,
+  REPEATED = flag_option,
   REPLACE = name_option('REPLACE'),
   NOTAFTER = number_option('NOTAFTER', 0, MAX_TIME_MS),
   BLOCK = number_option('BLOCK', 0, MAX_HOLD_MS),
@@ -1972,7 +1974,7 @@ local function reserve(key, words)
   end
   local request = {
     id = id, buyer = buyer, items = given.ITEMS, ttl_ms = given.TTL, up_to = given.UPTO,
-    replace = given.REPLACE, not_after = given.NOTAFTER, meta = given.META,
+    tell_repeated = given.REPEATED, replace = given.REPLACE, not_after = given.NOTAFTER, meta = given.META,
   }
   return change(key, 'flash_reserve', request.items, pick_for_request(request), function(sale)
     return sale:decide_reserve(request)
@@ -2077,6 +2079,7 @@ end
 -- The words after HOLDS are read as groups; those of PACKED are one string.
 local MRESERVE = {
   TTL = RESERVE.TTL,
+  REPEATED = flag_option,
   NOTAFTER = RESERVE.NOTAFTER,
   HOLDS = function(words)
     local count = words:left()
@@ -2108,7 +2111,7 @@ local function mreserve(key, words)
   local sale = open(key)
   local replies = {}
   for at, request in ipairs(requests) do
-    request.ttl_ms, request.not_after = given.TTL, given.NOTAFTER
+    request.ttl_ms, request.not_after, request.tell_repeated = given.TTL, given.NOTAFTER, given.REPEATED
     local ok, reply = pcall(step, sale, 'flash_mreserve', pick_for_request(request), function()
       return sale:decide_reserve(request)
     end)

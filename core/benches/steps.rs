@@ -82,6 +82,7 @@ impl Shop {
             buyer: buyer.as_bytes(),
             ttl_ms: None,
             up_to: false,
+            tell_repeated: false,
             replace: None,
             not_after: None,
             meta: None,

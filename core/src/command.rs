@@ -182,6 +182,8 @@ pub struct Reserve<'a> {
     pub ttl_ms: Option<u64>,
     /// Take as many as there are instead of all or none.
     pub up_to: bool,
+    /// Answer a repeat with a status of its own.
+    pub tell_repeated: bool,
     /// The buyer's own older hold, freed in the same step.
     pub replace: Option<&'a [u8]>,
     /// The request is refused after this time, unix ms.

@@ -52,6 +52,8 @@ pub enum Outcome<'a> {
         deadline: u64,
         /// With UPTO: what was taken.
         taken: Option<Box<[Taken]>>,
+        /// They were before, and the client wants to be told so.
+        repeated: bool,
     },
     /// The hold is an order.
     Confirmed {

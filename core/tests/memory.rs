@@ -71,6 +71,7 @@ impl Story {
             buyer: buyer.as_bytes(),
             ttl_ms: Some(ttl_ms),
             up_to: false,
+            tell_repeated: false,
             replace: None,
             not_after: None,
             meta,

@@ -67,6 +67,7 @@ fn reserve<'a>(id: &'a [u8], items: &[(&'a [u8], u32)]) -> Reserve<'a> {
         buyer: b"ada",
         ttl_ms: None,
         up_to: false,
+        tell_repeated: false,
         replace: None,
         not_after: None,
         meta: None,

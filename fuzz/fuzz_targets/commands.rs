@@ -83,6 +83,7 @@ fn command(from: &mut Bytes<'_>) -> Result<Command<'static>> {
             buyer: one_of(from, &BUYERS)?,
             ttl_ms: maybe(from, life_ms)?,
             up_to: from.ratio(1, 5)?,
+            tell_repeated: from.ratio(1, 5)?,
             replace: maybe(from, |from| one_of(from, &IDS))?,
             not_after: maybe(from, |from| Ok(START_MS + from.int_in_range(0..=4_000)?))?,
             meta: text(from)?,

@@ -193,17 +193,20 @@ impl Episode {
     fn reserve(&mut self, now_ms: u64) -> String {
         let (id, buyer, ttl) = (self.new_id(), self.pick(&BUYERS), self.ttl());
         let up_to = self.some(6, |_| " UPTO".into());
+        let repeated = self.some(3, |_| " REPEATED".into());
         let replace = self.some(8, |steps| format!(" REPLACE {}", steps.id()));
         let not_after = self.not_after(now_ms);
         let (key, meta) = (self.key.clone(), self.meta());
-        format!("RESERVE {key} {id} {buyer}{ttl}{up_to}{replace}{not_after}{meta}{}", self.items())
+        format!("RESERVE {key} {id} {buyer}{ttl}{up_to}{repeated}{replace}{not_after}{meta}{}", self.items())
     }
 
     fn mreserve(&mut self, now_ms: u64) -> String {
         let (ttl, not_after) = (self.ttl(), self.not_after(now_ms));
+        let repeated = self.some(3, |_| " REPEATED".into());
         // Ids of either side's own making cannot be told in packed answers.
         let packed = self.one_in(3);
-        let mut line = format!("MRESERVE {}{ttl}{not_after} {}", self.key, if packed { "PACKED" } else { "HOLDS" });
+        let mut line =
+            format!("MRESERVE {}{ttl}{repeated}{not_after} {}", self.key, if packed { "PACKED" } else { "HOLDS" });
         for _ in 0..1 + self.below(4) {
             let (id, buyer, sku) = (self.new_id(), self.pick(&BUYERS), self.sku());
             let id = if packed && id == "*" { self.id() } else { id };

@@ -101,7 +101,11 @@ impl Sale {
         let id = reserve.id.unwrap_or(situation.fresh_id);
         let place = self.holds.place(id);
         if let Some(slot) = place.slot.filter(|&slot| !self.is_forgotten(slot, now_ms)) {
-            return Ok(Err(self.again(slot, id, reserve.buyer, &reserve.items, reserve.up_to)));
+            let mut answer = self.again(slot, id, reserve.buyer, &reserve.items, reserve.up_to);
+            if let Outcome::Reserved { repeated, .. } = &mut answer {
+                *repeated = reserve.tell_repeated;
+            }
+            return Ok(Err(answer));
         }
         // A retry finds its hold even if MAXHOLD has been lowered meanwhile: so this comes after.
         let life_ms = self.life(reserve.ttl_ms)?;
@@ -164,7 +168,7 @@ impl Sale {
         if let Err(problem) = self.set_aside(situation.now_ms, &request, place, facts) {
             facts.inconsistent = Some(problem);
         }
-        Ok(Outcome::Reserved { id: Cow::Borrowed(id), deadline, taken: None })
+        Ok(Outcome::Reserved { id: Cow::Borrowed(id), deadline, taken: None, repeated: false })
     }
 
     fn life(&self, ttl_ms: Option<u64>) -> Result<u64, Misuse> {
@@ -181,7 +185,7 @@ impl Sale {
         let asked: IndexedItems =
             reserve.items.iter().filter_map(|item| Some((self.skus.find(item.sku)?, item.qty))).collect();
         let taken = reserve.up_to.then(|| self.taken(&items));
-        let outcome = Outcome::Reserved { id: Cow::Borrowed(id), deadline, taken };
+        let outcome = Outcome::Reserved { id: Cow::Borrowed(id), deadline, taken, repeated: false };
         let effect = Effect::Reserve {
             id,
             buyer: reserve.buyer,
@@ -222,6 +226,7 @@ impl Sale {
                 id: Cow::Borrowed(id),
                 deadline: record.time_ms(),
                 taken: up_to.then(|| self.taken(&self.holds.items(slot))),
+                repeated: false,
             },
             _ => self.end_of(slot, Cow::Borrowed(id)),
         }

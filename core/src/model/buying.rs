@@ -23,7 +23,12 @@ impl Model {
         let id = reserve.id.unwrap_or(situation.fresh_id);
         let asked = units_of(&reserve.items);
         if let Some(hold) = self.known(id, now) {
-            return Ok(again(hold, id, reserve.buyer, &asked, reserve.up_to));
+            return Ok(match again(hold, id, reserve.buyer, &asked, reserve.up_to) {
+                Outcome::Reserved { id, deadline, taken, .. } => {
+                    Outcome::Reserved { id, deadline, taken, repeated: reserve.tell_repeated }
+                }
+                outcome => outcome,
+            });
         }
         let life = reserve.ttl_ms.unwrap_or(self.settings.hold_ms);
         if reserve.ttl_ms.is_some() && !(1..=self.settings.maxhold_ms).contains(&life) {
@@ -277,7 +282,7 @@ fn again(hold: &Hold, id: &[u8], buyer: &[u8], asked: &Units, up_to: bool) -> Ou
 
 fn reserved(hold: &Hold, id: &[u8], up_to: bool) -> Outcome<'static> {
     let taken = || hold.units.iter().map(|(sku, qty)| Taken { sku: sku.as_slice().into(), qty: *qty as u32 });
-    Outcome::Reserved { id: owned(id), deadline: hold.time, taken: up_to.then(|| taken().collect()) }
+    Outcome::Reserved { id: owned(id), deadline: hold.time, taken: up_to.then(|| taken().collect()), repeated: false }
 }
 
 fn other_reference(hold: &Hold, given: Option<&[u8]>) -> bool {

@@ -254,7 +254,7 @@ pub struct ReserveCall<'a> {
     pub block_ms: Option<u64>,
 }
 
-/// `id buyer [TTL ms] [UPTO] [REPLACE hold-id] [NOTAFTER unix-ms] [BLOCK ms] [META text] ITEMS sku qty ...`
+/// `id buyer [TTL ms] [UPTO] [REPEATED] [REPLACE hold-id] [NOTAFTER unix-ms] [BLOCK ms] [META text] ITEMS sku qty ...`
 pub fn reserve<'a>(words: Words<'_, 'a>) -> Parsed<ReserveCall<'a>> {
     let mut args = Args { words };
     let mut reserve = Reserve {
@@ -262,6 +262,7 @@ pub fn reserve<'a>(words: Words<'_, 'a>) -> Parsed<ReserveCall<'a>> {
         buyer: args.name("buyer")?,
         ttl_ms: None,
         up_to: false,
+        tell_repeated: false,
         replace: None,
         not_after: None,
         meta: None,
@@ -275,6 +276,8 @@ pub fn reserve<'a>(words: Words<'_, 'a>) -> Parsed<ReserveCall<'a>> {
             args.number_of("TTL", 1, bounds::MAX_HOLD_MS, &mut reserve.ttl_ms)?;
         } else if is(word, "UPTO") {
             flag("UPTO", &mut reserve.up_to)?;
+        } else if is(word, "REPEATED") {
+            flag("REPEATED", &mut reserve.tell_repeated)?;
         } else if is(word, "REPLACE") {
             args.name_of("REPLACE", &mut reserve.replace)?;
         } else if is(word, "NOTAFTER") {
@@ -302,7 +305,7 @@ pub struct MreserveCall<'a> {
     pub packed: bool,
 }
 
-/// `[TTL ms] [NOTAFTER unix-ms] HOLDS id buyer sku qty [id buyer sku qty ...]`, or `PACKED msgpack` for HOLDS
+/// `[TTL ms] [REPEATED] [NOTAFTER unix-ms] HOLDS id buyer sku qty [id buyer sku qty ...]`, or `PACKED msgpack` for HOLDS
 pub fn mreserve<'a>(words: Words<'_, 'a>) -> Parsed<MreserveCall<'a>> {
     let mut args = Args { words };
     let mut common = packed::Common::default();
@@ -315,6 +318,8 @@ pub fn mreserve<'a>(words: Words<'_, 'a>) -> Parsed<MreserveCall<'a>> {
             return Ok(MreserveCall { holds, packed: true });
         } else if is(word, "TTL") {
             args.number_of("TTL", 1, bounds::MAX_HOLD_MS, &mut common.ttl_ms)?;
+        } else if is(word, "REPEATED") {
+            flag("REPEATED", &mut common.tell_repeated)?;
         } else if is(word, "NOTAFTER") {
             args.number_of("NOTAFTER", 0, bounds::MAX_TIME_MS, &mut common.not_after)?;
         } else {
@@ -339,6 +344,7 @@ fn holds_in_words<'a>(words: Words<'_, 'a>, common: packed::Common) -> Parsed<Ve
             ttl_ms: common.ttl_ms,
             not_after: common.not_after,
             up_to: false,
+            tell_repeated: common.tell_repeated,
             replace: None,
             meta: None,
         }));

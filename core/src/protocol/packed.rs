@@ -24,6 +24,7 @@ const LEAST_BYTES: usize = 7;
 pub(super) struct Common {
     pub ttl_ms: Option<u64>,
     pub not_after: Option<u64>,
+    pub tell_repeated: bool,
 }
 
 /// Reads holds: an array `[id, buyer, sku, qty, id, buyer, sku, qty, ...]` of strings (str or bin) and integers.
@@ -48,6 +49,7 @@ pub(super) fn holds<'a>(bytes: &'a [u8], common: Common) -> Result<Vec<Command<'
             ttl_ms: common.ttl_ms,
             not_after: common.not_after,
             up_to: false,
+            tell_repeated: common.tell_repeated,
             replace: None,
             meta: None,
         }));

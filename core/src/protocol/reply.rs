@@ -37,6 +37,7 @@ pub enum Status {
     Stocked,
     BelowHeld,
     Reserved,
+    Repeated,
     Confirmed,
     Extended,
     Released,
@@ -65,6 +66,7 @@ impl Status {
         "STOCKED",
         "BELOWHELD",
         "RESERVED",
+        "REPEATED",
         "CONFIRMED",
         "EXTENDED",
         "RELEASED",
@@ -119,10 +121,10 @@ pub fn outcome(reply: &mut impl Reply, outcome: &Outcome<'_>, key: &[u8]) {
         Outcome::Ok => reply.ok(),
         Outcome::Stocked { available, held, sold } => numbers(reply, Status::Stocked, &[*available, *held, *sold]),
         Outcome::BelowHeld { available } => numbers(reply, Status::BelowHeld, &[*available]),
-        Outcome::Reserved { id, deadline, taken } => {
+        Outcome::Reserved { id, deadline, taken, repeated } => {
             let taken = taken.as_deref().unwrap_or_default();
             reply.array(3 + 2 * taken.len());
-            reply.status(Status::Reserved);
+            reply.status(if *repeated { Status::Repeated } else { Status::Reserved });
             reply.bytes(id);
             unsigned(reply, *deadline);
             for item in taken {

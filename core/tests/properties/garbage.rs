@@ -102,7 +102,7 @@ fn load_whatever_it_is(chunks: &[Vec<u8>]) -> Result<Option<Sale>, TestCaseError
     Ok(Some(sale))
 }
 
-const WORDS: [&[u8]; 31] = [
+const WORDS: [&[u8]; 32] = [
     b"ITEMS",
     b"items",
     b"tee",
@@ -126,6 +126,7 @@ const WORDS: [&[u8]; 31] = [
     b"ID",
     b"TTL",
     b"UPTO",
+    b"REPEATED",
     b"REPLACE",
     b"NOTAFTER",
     b"BLOCK",

@@ -161,13 +161,14 @@ pub fn command(profile: &Profile) -> BoxedStrategy<Command<'static>> {
     let life_ms = move || prop_oneof![9 => 1..=longest_ms, 1 => 1_u64..400];
     let reserve = (
         (fresh_or_id.clone(), buyer(shard), items(1), weighted(0.3, life_ms())),
-        (weighted(0.2, Just(())), weighted(0.15, id.clone()), weighted(0.05, 0_u64..4_000), text()),
+        ((weighted(0.2, Just(())), any::<bool>()), weighted(0.15, id.clone()), weighted(0.05, 0_u64..4_000), text()),
     )
-        .prop_map(|((id, buyer, items, ttl_ms), (up_to, replace, not_after, meta))| Reserve {
+        .prop_map(|((id, buyer, items, ttl_ms), ((up_to, tell_repeated), replace, not_after, meta))| Reserve {
             id,
             buyer,
             ttl_ms,
             up_to: up_to.is_some(),
+            tell_repeated,
             replace,
             not_after: not_after.map(|ms| START_MS + ms),
             meta,

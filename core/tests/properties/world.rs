@@ -210,7 +210,9 @@ pub fn snapshot(sale: &Sale) -> Vec<Vec<u8>> {
 fn owned(outcome: Outcome<'_>) -> Outcome<'static> {
     let own = |name: std::borrow::Cow<'_, [u8]>| std::borrow::Cow::Owned(name.into_owned());
     match outcome {
-        Outcome::Reserved { id, deadline, taken } => Outcome::Reserved { id: own(id), deadline, taken },
+        Outcome::Reserved { id, deadline, taken, repeated } => {
+            Outcome::Reserved { id: own(id), deadline, taken, repeated }
+        }
         Outcome::Confirmed { id, order_no } => Outcome::Confirmed { id: own(id), order_no },
         Outcome::Extended { id, deadline } => Outcome::Extended { id: own(id), deadline },
         Outcome::NoSku { sku } => Outcome::NoSku { sku: own(sku) },

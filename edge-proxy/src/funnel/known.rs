@@ -172,19 +172,19 @@ impl Known {
     /// There is no such sale, or Redis cannot be asked.
     pub async fn picture(&self, key: &[u8]) -> Result<Arc<Picture>, StoreError> {
         let watched = self.watched(key)?;
-        if let Some(picture) = self.fresh(&watched) {
+        if let Some(picture) = self.fresh(&watched, unix_ms()) {
             return Ok(picture);
         }
         let _alone = watched.fetching.lock().await;
-        if let Some(picture) = self.fresh(&watched) {
+        if let Some(picture) = self.fresh(&watched, unix_ms()) {
             return Ok(picture);
         }
         self.fetch(key, &watched).await
     }
 
     /// The same, if it need not be fetched.
-    fn picture_at_hand(&self, key: &[u8]) -> Option<Arc<Picture>> {
-        self.fresh(&*RECENT.with(|recent| recent.get(self.owner, key, || self.sales.get(key)))?)
+    fn picture_at_hand(&self, key: &[u8], now_ms: u64) -> Option<Arc<Picture>> {
+        self.fresh(&*RECENT.with(|recent| recent.get(self.owner, key, || self.sales.get(key)))?, now_ms)
     }
 
     /// The same, but an older picture will do while Redis is away.
@@ -222,7 +222,7 @@ impl Known {
         }))
     }
 
-    fn fresh(&self, watched: &Watched) -> Option<Arc<Picture>> {
+    fn fresh(&self, watched: &Watched, now_ms: u64) -> Option<Arc<Picture>> {
         let picture = watched.picture.load_full()?;
         let age = picture.asked_at.elapsed();
         if age >= millis(self.refresh_ms()) || watched.outdated.load(Ordering::Relaxed) {
@@ -233,7 +233,7 @@ impl Known {
         }
         // Once the earliest deadline is over, units may be free that the picture does not show.
         let next_ms = picture.sale.next_deadline_ms;
-        let overtaken = next_ms > 0 && self.server_ms(unix_ms()) >= next_ms;
+        let overtaken = next_ms > 0 && self.server_ms(now_ms) >= next_ms;
         (!overtaken || age < OVERTAKEN).then_some(picture)
     }
 
@@ -389,7 +389,7 @@ impl Stage for KnownStage {
             Call::Ticket => later(self.judge_ticket(visit)),
             // Paying and giving back go on in a sale that is paused or over, and Redis knows best.
             call if !call.takes_stock() => now(Ok(())),
-            _ => match self.known.picture_at_hand(visit.key) {
+            _ => match self.known.picture_at_hand(visit.key, visit.now_ms) {
                 Some(picture) => now(self.judge(visit, &picture)),
                 None => later(async {
                     match self.known.picture(visit.key).await {

@@ -142,12 +142,12 @@ impl Lanes {
         self.config.mode
     }
 
-    /// Takes a place for `call`.
+    /// Takes a place for `call`, at `began`.
     ///
     /// # Errors
     /// Its lane is full. In shadow mode there is a place all the same, and the refusal is only told.
-    pub fn enter(self: &Arc<Self>, call: Call) -> (Place, Result<(), Refusal>) {
-        let place = Place { lanes: self.clone(), began: Instant::now() };
+    pub fn enter(self: &Arc<Self>, call: Call, began: Instant) -> (Place, Result<(), Refusal>) {
+        let place = Place { lanes: self.clone(), began };
         let now = self.traffic.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.traffic.peak.fetch_max(now, Ordering::Relaxed);
         let room = Lane::of(call).room(self.limit(), self.config.max);
@@ -229,7 +229,7 @@ mod tests {
     fn fill(lanes: &Arc<Lanes>, call: Call, kept: &mut Vec<Place>) -> usize {
         let before = kept.len();
         loop {
-            let (place, Ok(())) = lanes.enter(call) else {
+            let (place, Ok(())) = lanes.enter(call, Instant::now()) else {
                 return kept.len() - before;
             };
             kept.push(place);
@@ -253,9 +253,9 @@ mod tests {
     #[test]
     fn a_place_comes_back_however_it_ends() {
         let lanes = lanes(100);
-        let (place, _) = lanes.enter(Call::Reserve);
+        let (place, _) = lanes.enter(Call::Reserve, Instant::now());
         place.answered();
-        drop(lanes.enter(Call::Reserve));
+        drop(lanes.enter(Call::Reserve, Instant::now()));
         assert_eq!(lanes.traffic.in_flight.load(Ordering::Relaxed), 0);
     }
 

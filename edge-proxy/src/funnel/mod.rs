@@ -23,6 +23,7 @@
 //! file and a line where the stages are put together (`server/live.rs`).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use prometheus::IntCounter;
 
@@ -64,12 +65,12 @@ impl Funnel {
     }
 
     /// The last stage before the stock, entered when the body has been read: nobody keeps a place by dawdling.
-    pub fn enter(&self, call: Call) -> Result<Option<Place>, Refusal> {
+    pub fn enter(&self, call: Call, now: Instant) -> Result<Option<Place>, Refusal> {
         let mode = self.lanes.mode();
         if mode == Mode::Off {
             return Ok(None);
         }
-        let (place, verdict) = self.lanes.enter(call);
+        let (place, verdict) = self.lanes.enter(call, now);
         judge("lane", mode, verdict, &self.lane_passed)?;
         Ok(Some(place))
     }

@@ -67,6 +67,8 @@ pub struct Order {
     pub wanted_id: Option<Bytes>,
     /// When the request came, unix milliseconds by this machine's clock.
     pub now_ms: u64,
+    /// When it had passed the funnel.
+    pub asked_at: Instant,
 }
 
 /// Carries calls out.
@@ -129,17 +131,16 @@ impl Counter {
             meta: order.input.meta.take(),
             not_after_ms: self.known.server_ms(order.now_ms) + self.timeout_ms,
         };
-        let asked_at = Instant::now();
         let called = self.call(&order, &command).await?;
         match &called.answer {
-            Answer::Reserved { id, deadline_ms } => {
-                let (status, word) = if called.repeated { (200, "repeated") } else { (201, "reserved") };
+            Answer::Reserved { id, deadline_ms, repeated } => {
+                let (status, word) = if *repeated { (200, "repeated") } else { (201, "reserved") };
                 let items = command.items().iter().map(ItemShown::of).collect();
                 Ok(Reply::json(status, word, &HoldShown { deadline: *deadline_ms, hold: Shown(id), items }))
             }
             // The same request again, after the hold has become an order.
             Answer::Confirmed { id, order_no } if order.wanted_id.is_some() => Ok(ordered(id, *order_no)),
-            refused => Err(self.refuse(&order.key, command.items(), order.now_ms, asked_at, refused).await),
+            refused => Err(self.refuse(&order.key, command.items(), order.now_ms, order.asked_at, refused).await),
         }
     }
 
@@ -166,10 +167,9 @@ impl Counter {
             reference: order.input.reference.take(),
             meta: order.input.meta.take(),
         };
-        let asked_at = Instant::now();
         let called = self.call(&order, &command).await?;
         if matches!(called.answer, Answer::Empty { .. } | Answer::AllHeld { .. } | Answer::SoldOut { .. }) {
-            return Err(self.refuse(&order.key, command.items(), order.now_ms, asked_at, &called.answer).await);
+            return Err(self.refuse(&order.key, command.items(), order.now_ms, order.asked_at, &called.answer).await);
         }
         self.promise(&order.key, called)
     }

@@ -241,10 +241,8 @@ impl Edge {
         live.funnel.pass(&mut visit).await?;
         let Visit { caller, ticket, stay, standings, .. } = visit;
 
-        if route.call.reads_body() {
-            let body = tokio::time::timeout(live.limits.body_time.whole, read_body(session)).await;
-            let body = body.unwrap_or_else(|_| Err(Problem::SlowBody.into()))?;
-            input = merge(&route, input, &session.req_header().headers, &body)?;
+        if route.call.reads_body() && !session.is_body_empty() {
+            input = with_body(session, &route, input, live.limits.body_time.whole).await?;
         }
         if route.call == routes::Call::Ticket {
             let challenge = input.challenge.as_deref();
@@ -252,7 +250,8 @@ impl Edge {
             let request = tickets::Request { sale, key, caller, address: client, now_ms, challenge };
             return standings.tell(live.tickets.issue(&request).await);
         }
-        let place = live.funnel.enter(route.call)?;
+        let asked_at = Instant::now();
+        let place = live.funnel.enter(route.call, asked_at)?;
         let result = live
             .counter
             .serve(Order {
@@ -264,6 +263,7 @@ impl Edge {
                 input,
                 wanted_id: ticket.or(wanted_id),
                 now_ms,
+                asked_at,
             })
             .await;
         if let Some(place) = place {
@@ -274,6 +274,13 @@ impl Edge {
         }
         standings.tell(result)
     }
+}
+
+/// What a request asks for, its body included, which must arrive within `time`.
+async fn with_body(session: &mut ServerSession, route: &Route, input: Input, time: Duration) -> Result<Input, Refusal> {
+    let body = tokio::time::timeout(time, read_body(session)).await;
+    let body = body.unwrap_or_else(|_| Err(Problem::SlowBody.into()))?;
+    merge(route, input, &session.req_header().headers, &body)
 }
 
 /// Either the query says it or the body does: two sources could contradict each other.
@@ -288,9 +295,6 @@ fn merge(route: &Route, input: Input, headers: &http::HeaderMap, body: &[u8]) ->
 }
 
 async fn read_body(session: &mut ServerSession) -> Result<Bytes, Refusal> {
-    if session.is_body_empty() {
-        return Ok(Bytes::new());
-    }
     let expects = session.req_header().headers.get(http::header::EXPECT);
     if expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
         session.write_continue_response().await.map_err(|_| cut_off())?;

@@ -107,7 +107,7 @@ impl HeaderWatch {
             self.phase = phase;
             self.bytes = 0;
         }
-        if self.bytes > 0 && Instant::now() >= self.until() {
+        if self.bytes > 0 && self.until.is_some_and(|until| Instant::now() >= until) {
             return Err(GivenUp::Slow);
         }
         match self.limits.bytes.saturating_sub(self.bytes) {

@@ -12,6 +12,8 @@ pub enum Answer {
     Reserved {
         id: Bytes,
         deadline_ms: u64,
+        /// The hold was there already.
+        repeated: bool,
     },
     Confirmed {
         id: Bytes,
@@ -170,7 +172,9 @@ pub(super) fn outcome(status: &[u8], words: &(impl Words + ?Sized)) -> Result<An
     let bytes = |index: usize| words.bytes(index).ok_or_else(|| short(&shown()));
     let count = |index: usize| words.count(index).ok_or_else(|| short(&shown()));
     Ok(match status {
-        b"RESERVED" => Answer::Reserved { id: bytes(1)?, deadline_ms: count(2)? },
+        b"RESERVED" | b"REPEATED" => {
+            Answer::Reserved { id: bytes(1)?, deadline_ms: count(2)?, repeated: status == b"REPEATED" }
+        }
         b"CONFIRMED" => Answer::Confirmed { id: bytes(1)?, order_no: count(2)? },
         b"EXTENDED" => Answer::Extended { id: bytes(1)?, deadline_ms: count(2)? },
         b"RELEASED" => Answer::Released,

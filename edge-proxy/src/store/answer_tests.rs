@@ -17,7 +17,11 @@ fn name(text: &'static str) -> Bytes {
 fn every_outcome_is_read() {
     use Value::Int;
     let cases = [
-        (vec![bulk("RESERVED"), bulk("h"), Int(9)], Answer::Reserved { id: name("h"), deadline_ms: 9 }),
+        (
+            vec![bulk("RESERVED"), bulk("h"), Int(9)],
+            Answer::Reserved { id: name("h"), deadline_ms: 9, repeated: false },
+        ),
+        (vec![bulk("REPEATED"), bulk("h"), Int(9)], Answer::Reserved { id: name("h"), deadline_ms: 9, repeated: true }),
         (vec![bulk("CONFIRMED"), bulk("h"), Int(1)], Answer::Confirmed { id: name("h"), order_no: 1 }),
         (vec![bulk("EXTENDED"), bulk("h"), Int(9)], Answer::Extended { id: name("h"), deadline_ms: 9 }),
         (vec![bulk("RELEASED")], Answer::Released),
@@ -44,7 +48,7 @@ fn every_outcome_is_read() {
 #[test]
 fn words_may_be_simple_strings_and_ids_any_bytes() {
     let words = [Value::SimpleString("RESERVED".to_owned()), Value::BulkString(b"\xff\0".to_vec()), Value::Int(9)];
-    let expected = Answer::Reserved { id: Bytes::from_static(b"\xff\0"), deadline_ms: 9 };
+    let expected = Answer::Reserved { id: Bytes::from_static(b"\xff\0"), deadline_ms: 9, repeated: false };
     assert_eq!(outcome(&words), expected);
     assert_eq!(answer(Value::SimpleString("PAUSED".to_owned())).unwrap(), Answer::Paused);
 }

@@ -102,6 +102,9 @@ impl Command {
             Command::Reserve { id, buyer, items, meta, not_after_ms } => {
                 let mut cmd = dialect.command("RESERVE", key);
                 cmd.arg(id_or_star(id)).arg(&buyer[..]);
+                if id.is_some() {
+                    cmd.arg(REPEATED);
+                }
                 cmd.arg("NOTAFTER").arg(*not_after_ms);
                 text(&mut cmd, "META", meta);
                 push_items(&mut cmd, items);
@@ -161,6 +164,9 @@ impl Dialect {
     }
 }
 
+/// Asks a reservation under the client's own id whether it is the first.
+pub(super) const REPEATED: &str = "REPEATED";
+
 /// What a reservation says where its id stands.
 pub(super) fn id_or_star(id: &Option<Bytes>) -> &[u8] {
     id.as_deref().unwrap_or(b"*")
@@ -208,7 +214,7 @@ mod tests {
             |id| Command::Reserve { id, buyer: Bytes::from_static(b"b"), items: items(), meta: None, not_after_ms: 99 };
         assert_eq!(words(&reserve(None)), "FLASH.RESERVE sale:1 * b NOTAFTER 99 ITEMS S 2");
         let named = reserve(Some(Bytes::from_static(b"h")));
-        assert_eq!(words(&named), "FLASH.RESERVE sale:1 h b NOTAFTER 99 ITEMS S 2");
+        assert_eq!(words(&named), "FLASH.RESERVE sale:1 h b REPEATED NOTAFTER 99 ITEMS S 2");
         assert!(named.may_be_repeated() && !reserve(None).may_be_repeated());
 
         let order = Command::Order {

@@ -208,6 +208,14 @@ impl Fleet {
         Err(too_many_hops())
     }
 
+    /// Sends one command about a key.
+    ///
+    /// # Errors
+    /// As [`Fleet::send`].
+    pub async fn send_one(self: &Arc<Self>, place: Place<'_>, command: &Cmd) -> Result<Value, StoreError> {
+        Ok(self.send(place, std::slice::from_ref(command)).await?.pop().unwrap_or(Value::Nil))
+    }
+
     /// Sends one command whose answer somebody acts on. The flag says whether as many replicas as configured
     /// have acknowledged it.
     ///
@@ -294,7 +302,7 @@ impl Fleet {
         let reply = self.send_to(&node, commands, first.asking).await?.pop().unwrap_or(Value::Nil);
         match redirect(&reply) {
             None => Ok(reply),
-            Some(_) => Ok(self.send(*place, commands).await?.pop().unwrap_or(Value::Nil)),
+            Some(_) => self.send_one(*place, command).await,
         }
     }
 

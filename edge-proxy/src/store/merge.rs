@@ -55,8 +55,8 @@ impl Plain {
     }
 }
 
-/// The answer to a reservation, and whether its hold was there before.
-pub type Told = Result<(Answer, bool), StoreError>;
+/// The answer to a reservation.
+pub type Told = Result<Answer, StoreError>;
 
 /// A reservation in the queue.
 struct Waiting {
@@ -99,7 +99,7 @@ impl Merger {
         Arc::new(Self { queues: Mutex::default(), most, patience })
     }
 
-    /// Reserves. [`told`] waits for the answer, which is that of RESERVE.
+    /// Reserves for one who waits since `began`. [`told`] waits for the answer, which is that of RESERVE.
     ///
     /// # Errors
     /// [`StoreError::Full`]: too many wait.
@@ -108,9 +108,10 @@ impl Merger {
         fleet: &Arc<Fleet>,
         place: Place<'_>,
         plain: Plain,
+        began: Instant,
     ) -> Result<oneshot::Receiver<Told>, StoreError> {
         let (told, answer) = oneshot::channel();
-        let asker = Asker { until: Instant::now() + self.patience, told: Some(told) };
+        let asker = Asker { until: began + self.patience, told: Some(told) };
         if self.line_up(place.key, Waiting { plain, asker })? {
             // It goes when those who are ready now have lined up behind it, and with them.
             let key = Bytes::copy_from_slice(place.key);
@@ -217,7 +218,7 @@ impl Merger {
         if let Some(queue) = self.queues().get_mut(key) {
             queue.retain_mut(|waiting| match gone.get(&waiting.plain.item.sku) {
                 Some(answer) if !waiting.plain.again => {
-                    waiting.asker.tell(Ok((answer.clone(), false)));
+                    waiting.asker.tell(Ok(answer.clone()));
                     spared += 1;
                     false
                 }
@@ -260,7 +261,7 @@ type Gone = HashMap<Bytes, Answer>;
 
 /// Notes the answer if it says that not even one unit of the article can be had.
 fn note_gone(gone: &mut Gone, plain: &Plain, told: &Told) {
-    if let Ok((answer @ (Answer::SoldOut { .. } | Answer::AllHeld { .. }), _)) = told
+    if let Ok(answer @ (Answer::SoldOut { .. } | Answer::AllHeld { .. })) = told
         && plain.item.quantity == 1
     {
         gone.insert(plain.item.sku.clone(), answer.clone());
@@ -290,8 +291,8 @@ async fn send_each(fleet: &Arc<Fleet>, place: Place<'_>, plains: &[Plain]) -> Ve
 }
 
 async fn send_together(fleet: &Arc<Fleet>, place: Place<'_>, plains: &[Plain]) -> Result<Vec<Told>, StoreError> {
-    let commands = mreserve::commands(fleet.topology().await?.dialect, place.key, plains);
-    mreserve::read(fleet.send(place, &commands).await?, plains)
+    let command = mreserve::command(fleet.topology().await?.dialect, place.key, plains);
+    mreserve::read(fleet.send_one(place, &command).await?, plains)
 }
 
 #[cfg(test)]
@@ -331,11 +332,11 @@ pub(super) mod tests {
             let mut gone = Gone::new();
             let mut asked = plain(None, "ann", 9);
             asked.item.quantity = quantity;
-            note_gone(&mut gone, &asked, &Ok((answer.clone(), false)));
+            note_gone(&mut gone, &asked, &Ok(answer.clone()));
             gone
         };
         for answer in [
-            Answer::Reserved { id: sku.clone(), deadline_ms: 1 },
+            Answer::Reserved { id: sku.clone(), deadline_ms: 1, repeated: false },
             Answer::Empty { sku: sku.clone() },
             Answer::Limit { sku: sku.clone(), left: 0 },
         ] {
@@ -343,7 +344,7 @@ pub(super) mod tests {
         }
         assert!(gone_by(&all_held, 2).is_empty(), "one unit may be there");
         merger.spare(&KEY, &gone_by(&all_held, 1));
-        assert_eq!(same.try_recv().unwrap(), Ok((all_held, false)));
+        assert_eq!(same.try_recv().unwrap(), Ok(all_held));
         assert!(again.try_recv().is_err() && other.try_recv().is_err());
     }
 

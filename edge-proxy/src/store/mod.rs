@@ -72,8 +72,6 @@ impl StoreError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Called {
     pub answer: Answer,
-    /// The hold was there before this call.
-    pub repeated: bool,
     /// As many replicas as configured have it.
     pub safe: bool,
 }

@@ -1,7 +1,5 @@
 //! Plain reservations of one shard in one command, and what it answers.
 
-use std::collections::HashSet;
-
 use bytes::Bytes;
 use flashsale_core::protocol::packed;
 use flashsale_core::protocol::reply::Reply as _;
@@ -13,22 +11,27 @@ use super::nodes::Dialect;
 use super::{StoreError, command};
 use crate::packed::Packed;
 
-/// The holds that may be there already are looked at in the same write, which tells a repeat from the first time.
-pub fn commands(dialect: Dialect, key: &[u8], plains: &[Plain]) -> Vec<Cmd> {
-    let ids = plains.iter().filter_map(|plain| plain.id.as_deref());
-    let mut commands: Vec<Cmd> = ids.map(|id| dialect.command("HOLD", key).arg(id).to_owned()).collect();
+/// The command; of holds under their own ids it tells which were there already.
+pub fn command(dialect: Dialect, key: &[u8], plains: &[Plain]) -> Cmd {
+    let named = plains.iter().any(|plain| plain.id.is_some());
     // They all came while the last command was under way: the first to be too late stands for them.
     let not_after_ms = plains.iter().map(|plain| plain.not_after_ms).min().unwrap_or(0);
-    commands.push(match plains {
+    match plains {
         [plain] => {
             let mut cmd = dialect.command("RESERVE", key);
             cmd.arg(command::id_or_star(&plain.id)).arg(&plain.buyer[..]);
+            if named {
+                cmd.arg(command::REPEATED);
+            }
             cmd.arg("NOTAFTER").arg(not_after_ms).arg("ITEMS");
             cmd.arg(&plain.item.sku[..]).arg(plain.item.quantity);
             cmd
         }
         _ => {
             let mut cmd = dialect.command("MRESERVE", key);
+            if named {
+                cmd.arg(command::REPEATED);
+            }
             cmd.arg("NOTAFTER").arg(not_after_ms);
             match dialect {
                 // Server and client read and write one word instead of seven for each hold.
@@ -38,8 +41,7 @@ pub fn commands(dialect: Dialect, key: &[u8], plains: &[Plain]) -> Vec<Cmd> {
             };
             cmd
         }
-    });
-    commands
+    }
 }
 
 fn spell_out<'a>(cmd: &'a mut Cmd, plains: &[Plain]) -> &'a mut Cmd {
@@ -63,13 +65,12 @@ fn packed(plains: &[Plain]) -> packed::Packed {
     holds
 }
 
-/// What each of the reservations is told by the replies to [`commands`].
+/// What each of the reservations is told by the reply to [`command`].
 ///
 /// # Errors
 /// The server's error, or [`StoreError::Nonsense`]: about all of them.
-pub fn read(mut replies: Vec<Value>, plains: &[Plain]) -> Result<Vec<Told>, StoreError> {
-    let last = answer::checked(replies.pop().unwrap_or(Value::Nil))?;
-    let answers: Vec<_> = match last {
+pub fn read(reply: Value, plains: &[Plain]) -> Result<Vec<Told>, StoreError> {
+    let answers: Vec<_> = match answer::checked(reply)? {
         reply if plains.len() == 1 => vec![answer::answer(reply)],
         Value::Array(outcomes) => outcomes.into_iter().map(answer::answer).collect(),
         Value::BulkString(packed) => unpack(&packed.into()).map_err(|error| StoreError::Nonsense(error.to_string()))?,
@@ -78,19 +79,7 @@ pub fn read(mut replies: Vec<Value>, plains: &[Plain]) -> Result<Vec<Told>, Stor
     if answers.len() != plains.len() {
         return Err(StoreError::Nonsense("MRESERVE answered for other holds than were asked for".to_owned()));
     }
-    let mut before = replies.into_iter();
-    let mut seen = HashSet::new();
-    let told = plains.iter().zip(answers).map(|(plain, answer)| {
-        let repeated = match &plain.id {
-            None => false,
-            Some(id) => {
-                let known = answer::hold(before.next().unwrap_or(Value::Nil))?.is_some();
-                !seen.insert(id) || known
-            }
-        };
-        Ok((answer?, repeated))
-    });
-    Ok(told.collect())
+    Ok(answers)
 }
 
 /// Words of an outcome that mean something.
@@ -161,63 +150,63 @@ mod tests {
     use super::super::merge::tests::plain;
     use super::*;
 
-    fn spelled(commands: &[Cmd]) -> Vec<String> {
+    fn spelled(command: &Cmd) -> String {
         let word = |word: redis::Arg<&[u8]>| match word {
             redis::Arg::Simple(bytes) => bytes.escape_ascii().to_string(),
             _ => String::new(),
         };
-        commands.iter().map(|cmd| cmd.args_iter().map(word).collect::<Vec<_>>().join(" ")).collect()
+        command.args_iter().map(word).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn one_goes_by_itself_and_several_go_together() {
         let (one, two) = (plain(Some("h"), "ann", 9), plain(None, "bob", 7));
-        let commands = |dialect, plains: &[Plain]| spelled(&commands(dialect, b"k", plains));
+        let command = |dialect, plains: &[Plain]| spelled(&command(dialect, b"k", plains));
         assert_eq!(
-            commands(Dialect::Module, std::slice::from_ref(&one)),
-            ["FLASH.HOLD k h", "FLASH.RESERVE k h ann NOTAFTER 9 ITEMS S 1"]
+            command(Dialect::Module, std::slice::from_ref(&one)),
+            "FLASH.RESERVE k h ann REPEATED NOTAFTER 9 ITEMS S 1"
         );
+        assert_eq!(command(Dialect::Module, std::slice::from_ref(&two)), "FLASH.RESERVE k * bob NOTAFTER 7 ITEMS S 1");
         let both = [one, two];
         assert_eq!(
-            commands(Dialect::Functions, &both),
-            ["FCALL_RO flash_hold 1 k h", "FCALL flash_mreserve 1 k NOTAFTER 7 HOLDS h ann S 1 * bob S 1"]
+            command(Dialect::Functions, &both),
+            "FCALL flash_mreserve 1 k REPEATED NOTAFTER 7 HOLDS h ann S 1 * bob S 1"
         );
         assert_eq!(
-            commands(Dialect::Module, &both),
-            ["FLASH.HOLD k h", r"FLASH.MRESERVE k NOTAFTER 7 PACKED \x98\xa1h\xa3ann\xa1S\x01\xa1*\xa3bob\xa1S\x01"]
+            command(Dialect::Module, &both),
+            r"FLASH.MRESERVE k REPEATED NOTAFTER 7 PACKED \x98\xa1h\xa3ann\xa1S\x01\xa1*\xa3bob\xa1S\x01"
         );
     }
 
-    fn reserved(id: &'static str) -> Answer {
-        Answer::Reserved { id: Bytes::from_static(id.as_bytes()), deadline_ms: 300 }
+    fn reserved(id: &'static str, repeated: bool) -> Answer {
+        Answer::Reserved { id: Bytes::from_static(id.as_bytes()), deadline_ms: 300, repeated }
     }
 
     #[test]
     fn each_is_told_its_own() {
         let plains = [plain(Some("h"), "ann", 9), plain(None, "bob", 9), plain(Some("h"), "ann", 9)];
-        let nobody = Value::Array(Vec::new());
-        let words = |id: &str| {
+        let words = |status: &str, id: &str| {
             let word = |word: &str| Value::BulkString(word.as_bytes().to_vec());
-            Value::Array(vec![word("RESERVED"), word(id), Value::Int(300)])
+            Value::Array(vec![word(status), word(id), Value::Int(300)])
         };
-        let in_words = Value::Array(vec![words("h"), words("1"), words("h")]);
-        let one = b"\x93\xa8RESERVED\xa1h\xcd\x01\x2c";
-        let packed = [b"\x93", &one[..], b"\x93\xa8RESERVED\xa11\xcd\x01\x2c", one].concat();
-        for last in [in_words, Value::BulkString(packed)] {
-            let told = read(vec![nobody.clone(), nobody.clone(), last], &plains).unwrap();
-            assert_eq!(told, [Ok((reserved("h"), false)), Ok((reserved("1"), false)), Ok((reserved("h"), true))]);
+        let in_words = Value::Array(vec![words("RESERVED", "h"), words("RESERVED", "1"), words("REPEATED", "h")]);
+        let packed = b"\x93\x93\xa8RESERVED\xa1h\xcd\x01\x2c\x93\xa8RESERVED\xa11\xcd\x01\x2c\
+                       \x93\xa8REPEATED\xa1h\xcd\x01\x2c";
+        for reply in [in_words, Value::BulkString(packed.to_vec())] {
+            let told = read(reply, &plains).unwrap();
+            assert_eq!(told, [Ok(reserved("h", false)), Ok(reserved("1", false)), Ok(reserved("h", true))]);
         }
     }
 
     #[test]
     fn an_error_is_of_one_hold_and_nonsense_of_all() {
         let plains = [plain(None, "ann", 9), plain(None, "bob", 9)];
-        let read = |packed: &[u8]| read(vec![Value::BulkString(packed.to_vec())], &plains);
+        let read = |packed: &[u8]| read(Value::BulkString(packed.to_vec()), &plains);
         let told = read(b"\x92\x92\xa3ERR\xa2no\x93\xa7ALLHELD\xa1S\xff").unwrap();
         let held = Answer::AllHeld { sku: Bytes::from_static(b"S"), next_ms: 0 };
-        assert_eq!(told, [Err(StoreError::Misuse("no".to_owned())), Ok((held, false))]);
+        assert_eq!(told, [Err(StoreError::Misuse("no".to_owned())), Ok(held)]);
         let told = read(b"\x92\x91\xa6PAUSED\x92\xa8RESERVED\xa1h").unwrap();
-        assert_eq!(told[0], Ok((Answer::Paused, false)));
+        assert_eq!(told[0], Ok(Answer::Paused));
         assert!(matches!(told[1], Err(StoreError::Nonsense(_))), "a deadline is missing");
         for nonsense in
             [&b""[..], b"\x91\x91\xa6PAUSED", b"\x92\x91\xa6PAUSED", b"\x92\x91\xa6PAUSED\x07", b"\xdd\xff\xff\xff\xff"]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use redis::{Cmd, Value};
+use redis::Value;
 
 use super::answer::{self, Answer, HoldView, SaleView};
 use super::command::Command;
@@ -73,31 +73,27 @@ impl RedisStore {
         }
         let place = buyer.map_or(layout.place(0), |buyer| layout.home(buyer));
         let look = self.dialect().await?.command("HOLD", place.key).arg(id).to_owned();
-        let mut result = self.one(place, look.clone()).await;
+        let mut result = self.fleet.send_one(place, &look).await;
         if matches!(result, Err(StoreError::Unknown(_))) {
-            result = self.one(place, look).await;
+            result = self.fleet.send_one(place, &look).await;
         }
         result.and_then(answer::hold).map_err(|error| self.missing(sale, place, error))
     }
 
-    /// Reserves under the client's own id: the hold is looked up in the same write, which tells a repeat
-    /// from the first time.
-    async fn reserve_named(&self, place: Place<'_>, id: &[u8], command: &Command) -> Result<Called, StoreError> {
-        let dialect = self.dialect().await?;
-        let look = dialect.command("HOLD", place.key).arg(id).to_owned();
-        let [before, reply] = pair(self.fleet.send(place, &[look, command.encode(dialect, place.key)]).await?)?;
-        Ok(Called { answer: answer::answer(reply)?, repeated: answer::hold(before)?.is_some(), safe: true })
-    }
-
-    async fn call_once(&self, place: Place<'_>, command: &Command, again: bool) -> Result<Called, StoreError> {
+    async fn call_once(
+        &self,
+        place: Place<'_>,
+        command: &Command,
+        began: Instant,
+        again: bool,
+    ) -> Result<Called, StoreError> {
         if Plain::is(command) {
             let merger = self.fleet.merger(place).await?;
             // Made only now: what is kept while something is waited for makes this future larger.
             if let Some(plain) = Plain::of(command, again) {
-                let answer = merger.reserve(&self.fleet, place, plain)?;
+                let answer = merger.reserve(&self.fleet, place, plain, began.into())?;
                 drop(merger);
-                let (answer, repeated) = merge::told(answer).await?;
-                return Ok(Called { answer, repeated, safe: true });
+                return Ok(Called { answer: merge::told(answer).await?, safe: true });
             }
         }
         // Boxed, so that the future of the plain ones, which are nearly all in a rush, stays small.
@@ -106,30 +102,22 @@ impl RedisStore {
 
     /// A command that is not merged with others.
     async fn call_alone(&self, place: Place<'_>, command: &Command) -> Result<Called, StoreError> {
-        if let Command::Reserve { id: Some(id), .. } = command {
-            return self.reserve_named(place, id, command).await;
-        }
         let encoded = command.encode(self.dialect().await?, place.key);
         let (reply, safe) = if command.is_a_promise() {
             self.fleet.promise(place, encoded).await?
         } else {
-            (self.one(place, encoded).await?, true)
+            (self.fleet.send_one(place, &encoded).await?, true)
         };
-        Ok(Called { answer: answer::answer(reply)?, repeated: false, safe })
+        Ok(Called { answer: answer::answer(reply)?, safe })
     }
 
-    async fn one(&self, place: Place<'_>, command: Cmd) -> Result<Value, StoreError> {
-        Ok(self.fleet.send(place, &[command]).await?.pop().unwrap_or(Value::Nil))
-    }
-
-    async fn call_at(&self, place: Place<'_>, command: &Command) -> Result<Called, StoreError> {
-        let began = Instant::now();
-        let result = self.call_once(place, command, false).await;
+    async fn call_at(&self, place: Place<'_>, command: &Command, began: Instant) -> Result<Called, StoreError> {
+        let result = self.call_once(place, command, began, false).await;
         // A connection may turn out to be dead only when it is used. What can be repeated without harm is
         // tried once more, if the first attempt has not used up the time already.
         let soon = || began.elapsed() < self.fleet.times().response / 2;
         if matches!(result, Err(StoreError::Unknown(_))) && command.may_be_repeated() && soon() {
-            return Box::pin(self.call_once(place, command, true)).await.map_err(|error| match error {
+            return Box::pin(self.call_once(place, command, Instant::now(), true)).await.map_err(|error| match error {
                 // Not sent this time, but the first attempt may have been heard.
                 StoreError::Down(why) => StoreError::Unknown(why),
                 error => error,
@@ -139,10 +127,15 @@ impl RedisStore {
     }
 
     /// A hold that no shard knows: giving it back is remembered wherever its reservation may still arrive.
-    async fn release_everywhere(&self, layout: &Layout, command: &Command) -> Result<Called, StoreError> {
+    async fn release_everywhere(
+        &self,
+        layout: &Layout,
+        command: &Command,
+        began: Instant,
+    ) -> Result<Called, StoreError> {
         let mut last = Err(StoreError::NoSale);
         for place in layout.places() {
-            last = self.call_at(place, command).await;
+            last = self.call_at(place, command, began).await;
             if last.is_err() {
                 break;
             }
@@ -150,14 +143,20 @@ impl RedisStore {
         last
     }
 
-    async fn call_in(&self, layout: &Layout, sale: &[u8], command: &Command) -> Result<Called, StoreError> {
+    async fn call_in(
+        &self,
+        layout: &Layout,
+        sale: &[u8],
+        command: &Command,
+        began: Instant,
+    ) -> Result<Called, StoreError> {
         let Some(place) = self.place_of(layout, command).await? else {
             return match command {
-                Command::Release { .. } => Box::pin(self.release_everywhere(layout, command)).await,
-                _ => Ok(Called { answer: Answer::NotFound, repeated: false, safe: true }),
+                Command::Release { .. } => Box::pin(self.release_everywhere(layout, command, began)).await,
+                _ => Ok(Called { answer: Answer::NotFound, safe: true }),
             };
         };
-        let result = self.call_at(place, command).await;
+        let result = self.call_at(place, command, began).await;
         match &result {
             Ok(Called { answer: Answer::WrongShard { .. }, .. }) => {
                 self.layouts.forget(sale);
@@ -253,7 +252,7 @@ impl RedisStore {
         let began = Instant::now();
         let work = async {
             match self.layouts.of(sale).await {
-                Ok(layout) => self.call_in(&layout, sale, command).await,
+                Ok(layout) => self.call_in(&layout, sale, command, began).await,
                 Err(error) => Err(not_sent(error)),
             }
         };
@@ -296,7 +295,7 @@ impl RedisStore {
     pub async fn throttle(&self, key: &[u8], throttle: Throttle) -> Result<Throttled, StoreError> {
         let mut command = self.dialect().await?.command("THROTTLE", key);
         command.arg(throttle.burst).arg(throttle.count).arg(1).arg(throttle.quantity);
-        let result = self.one(Place { key, shard: 0 }, command).await.and_then(answer::throttled);
+        let result = self.fleet.send_one(Place { key, shard: 0 }, &command).await.and_then(answer::throttled);
         count("throttle", &result);
         result
     }
@@ -306,7 +305,7 @@ impl RedisStore {
         let mut command = redis::cmd("SET");
         let life_ms = life.as_millis().max(1) as u64;
         command.arg(key).arg(1).arg("NX").arg("PX").arg(life_ms);
-        let result = self.one(Place { key, shard: 0 }, command).await.and_then(answer::checked);
+        let result = self.fleet.send_one(Place { key, shard: 0 }, &command).await.and_then(answer::checked);
         count("once", &result);
         Ok(result? != Value::Nil)
     }
@@ -333,11 +332,6 @@ fn not_sent(error: StoreError) -> StoreError {
         StoreError::Unknown(why) | StoreError::Nonsense(why) => StoreError::Down(why),
         error => error,
     }
-}
-
-fn pair(replies: Vec<Value>) -> Result<[Value; 2], StoreError> {
-    <[Value; 2]>::try_from(replies)
-        .map_err(|replies| StoreError::Nonsense(format!("{} replies to 2 commands", replies.len())))
 }
 
 const SCAN_COUNT: usize = 1000;

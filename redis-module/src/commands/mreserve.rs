@@ -23,6 +23,7 @@ impl Definition for Mreserve {
         args: &[
             Arg::key(),
             Arg::integer(c"ms").after(c"TTL").optional(),
+            Arg::flag(c"repeated", c"REPEATED").optional(),
             Arg::integer(c"unix-ms").after(c"NOTAFTER").optional(),
             Arg::one_of(c"batch", &[HOLDS, Arg::text(c"msgpack").after(c"PACKED")]),
         ],

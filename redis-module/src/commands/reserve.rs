@@ -23,6 +23,7 @@ impl Definition for Reserve {
             Arg::text(c"buyer"),
             Arg::integer(c"ms").after(c"TTL").optional(),
             Arg::flag(c"upto", c"UPTO").optional(),
+            Arg::flag(c"repeated", c"REPEATED").optional(),
             Arg::text(c"hold-id").after(c"REPLACE").optional(),
             Arg::integer(c"unix-ms").after(c"NOTAFTER").optional(),
             Arg::integer(c"ms").after(c"BLOCK").optional(),
