@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::poll;
 use once_cell::sync::Lazy;
 use pingora::http::ResponseHeader;
@@ -39,7 +40,8 @@ pub enum Transport {
 pub struct Connection {
     transport: Transport,
     watch: HeaderWatch,
-    beginning: Beginning,
+    /// The first bytes of a request, until they are taken by the one who reads it.
+    beginning: BytesMut,
     digest: Arc<ProxyDigest>,
     socket: Option<Arc<SocketDigest>>,
     tls: Option<Arc<SslDigest>>,
@@ -73,15 +75,7 @@ impl Connection {
             None => lower.get_socket_digest(),
         };
         let tls = transport.tls_digest().map(Arc::new);
-        Ok(Self {
-            transport,
-            watch,
-            beginning: Beginning::default(),
-            digest: Arc::new(digest),
-            socket,
-            tls,
-            _place: place,
-        })
+        Ok(Self { transport, watch, beginning: BytesMut::new(), digest: Arc::new(digest), socket, tls, _place: place })
     }
 
     pub fn is_http2(&self) -> bool {
@@ -117,8 +111,8 @@ impl Connection {
         }
     }
 
-    /// Whether the expected request `is` what its first bytes tell; no if they do not tell. They are read again
-    /// afterwards.
+    /// Whether the expected request `is` what its first bytes tell; no if they do not tell. Whoever reads the request
+    /// must [take](Self::take_beginning) them first. Mostly they are the whole of it: it takes one read then.
     ///
     /// Ready with `None` if the connection ends before the first byte.
     pub fn poll_beginning(
@@ -126,26 +120,26 @@ impl Connection {
         context: &mut Context<'_>,
         is: impl Fn(&[u8]) -> Option<bool>,
     ) -> Poll<Option<bool>> {
+        // On the stack: a connection that waits for its next request keeps no memory for it.
+        let mut bytes = [const { MaybeUninit::uninit() }; BEGINNING_BYTES];
         loop {
-            if let Some(known) = is(self.beginning.bytes()) {
+            if let Some(known) = is(&self.beginning) {
                 return Poll::Ready(Some(known));
             }
-            let mut beginning = std::mem::take(&mut self.beginning);
-            let mut buffer = ReadBuf::new(&mut beginning.bytes[beginning.length..]);
-            let polled = self.poll_watched(context, &mut buffer);
-            let read = buffer.filled().len();
-            beginning.length += read;
-            self.beginning = beginning;
-            match polled {
-                Poll::Pending => return Poll::Pending,
-                // No room, or no more to come.
-                Poll::Ready(Ok(())) if read == 0 => {
-                    return Poll::Ready((self.beginning.length > 0).then_some(false));
+            let mut buffer = ReadBuf::uninit(&mut bytes);
+            match ready!(self.poll_watched(context, &mut buffer)) {
+                Ok(()) if buffer.filled().is_empty() => {
+                    return Poll::Ready((!self.beginning.is_empty()).then_some(false));
                 }
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(None),
+                Ok(()) => self.beginning.extend_from_slice(buffer.filled()),
+                Err(_) => return Poll::Ready(None),
             }
         }
+    }
+
+    /// What has been read of the expected request.
+    pub fn take_beginning(&mut self) -> BytesMut {
+        std::mem::take(&mut self.beginning)
     }
 
     fn give_up(&mut self, context: &mut Context<'_>, why: GivenUp) -> io::Error {
@@ -164,30 +158,8 @@ impl Connection {
     }
 }
 
-/// The first bytes of a request, kept for the one who reads it.
-#[derive(Default)]
-struct Beginning {
-    bytes: [u8; BEGINNING_BYTES],
-    length: usize,
-}
-
-/// Room for a method and what all routes of sales begin with.
-const BEGINNING_BYTES: usize = 24;
-
-impl Beginning {
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-
-    /// Puts as much as fits into `buffer`; how much that is.
-    fn move_into(&mut self, buffer: &mut ReadBuf<'_>) -> usize {
-        let moved = self.length.min(buffer.remaining());
-        buffer.put_slice(&self.bytes[..moved]);
-        self.bytes.copy_within(moved..self.length, 0);
-        self.length -= moved;
-        moved
-    }
-}
+/// How much of a request is read at first: most are shorter.
+const BEGINNING_BYTES: usize = 4096;
 
 /// The socket of `stream`, seen as coming from `client`.
 fn named_socket(stream: &Stream, client: SocketAddr) -> SocketDigest {
@@ -258,15 +230,7 @@ impl Transport {
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let moved = this.beginning.move_into(buffer);
-        if moved > 0 && buffer.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        match this.poll_watched(context, buffer) {
-            Poll::Pending if moved > 0 => Poll::Ready(Ok(())),
-            polled => polled,
-        }
+        self.get_mut().poll_watched(context, buffer)
     }
 }
 

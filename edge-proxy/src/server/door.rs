@@ -69,21 +69,20 @@ impl Door {
             return;
         }
         let mut connection = Box::new(connection);
-        let mut prefix: Option<BytesMut> = None;
+        let mut pipelined: Option<BytesMut> = None;
         loop {
             connection.expect();
-            let is_sale = match &prefix {
-                Some(bytes) => routes::begins_sale(bytes).unwrap_or(false),
+            let is_pipelined = pipelined.is_some();
+            let (is_sale, beginning) = match pipelined.take() {
+                Some(bytes) => (routes::begins_sale(&bytes).unwrap_or(false), bytes),
                 None => match self.look(&mut connection).await {
-                    Some(is_sale) => is_sale,
+                    Some(is_sale) => (is_sale, connection.take_beginning()),
                     None => return,
                 },
             };
             let mut session = ServerSession::new_http1(connection);
-            let is_pipelined = prefix.is_some();
-            if let Some(prefix) = prefix.take() {
-                session.set_pipelined_prefix(prefix);
-            }
+            // Bytes that are read already are what the library knows this by.
+            session.set_pipelined_prefix(beginning);
             session.set_keepalive(Some(0));
             self.equip(&mut session, shutdown);
             let kept = if is_sale {
@@ -99,7 +98,7 @@ impl Door {
                 return;
             };
             connection = same;
-            prefix = rest;
+            pipelined = rest;
         }
     }
 
