@@ -35,8 +35,11 @@ fi
 if [ "$which_tests" != faults ]; then
     step "cargo fmt"
     cargo fmt --all --check
+    cargo fmt --manifest-path fuzz/Cargo.toml --check
     step "cargo clippy"
     cargo clippy --workspace --all-targets --locked -- -D warnings
+    # A workspace of its own, which nothing else here compiles.
+    cargo clippy --manifest-path fuzz/Cargo.toml --locked -- -D warnings
 fi
 
 # The system tests start the module and the proxy as they are built here: one profile, so that the

@@ -10,7 +10,8 @@ fuzz_target!(|bytes: &[u8]| {
     let mut packer = Packer::new(now_ms);
     letters.iter().for_each(|letter| packer.push(letter));
     let messages = packer.finish();
-    let again: Vec<_> = messages.iter().flat_map(|message| read(message).expect("what was written can be read").1).collect();
+    let again: Vec<_> =
+        messages.iter().flat_map(|message| read(message).expect("what was written can be read").1).collect();
     assert!(messages.iter().all(|message| message.len() <= MAX_MESSAGE_BYTES));
     assert_eq!(again, letters);
 });

@@ -82,7 +82,7 @@ fn apply_whatever_it_says(sale: &mut Sale, log: &[u8]) -> Result<(), TestCaseErr
 }
 
 /// Loads what may be damaged. A sale that came of it adds up, can be looked at, and can be saved again.
-fn load_whatever_it_is(chunks: &[Vec<u8>]) -> Result<Option<Sale>, TestCaseError> {
+pub fn load_whatever_it_is(chunks: &[Vec<u8>]) -> Result<Option<Sale>, TestCaseError> {
     let Some((header, chunks)) = chunks.split_first() else { return Ok(None) };
     let Ok(mut loader) = Loader::new(header, SEED) else { return Ok(None) };
     for chunk in chunks {

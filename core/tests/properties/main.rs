@@ -10,6 +10,7 @@ mod gossip;
 mod invariants;
 mod model_agrees;
 mod persistence;
+mod seeds;
 mod steps;
 mod throttle;
 mod world;
