@@ -45,13 +45,13 @@ use crate::server::{Access, Ctx, OwnedString, must_keep_quiet};
 use crate::state::{self, State};
 use crate::{cluster, totals};
 use flashsale_core::acks::{Acks, Pending};
-use flashsale_core::gossip::{Letter, Word};
+use flashsale_core::gossip::Word;
 use flashsale_core::{Sale, balance, sharding};
 use knowledge::Book;
 use links::Links;
 use post::{Post, To};
 use redis_module::raw;
-use shard::OwnShard;
+use shard::{OwnShard, SaleId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -70,9 +70,6 @@ const LISTEN_MS: u64 = 2_000;
 const HURRY_MS: u64 = 2;
 /// While replicas are slow to acknowledge, they are looked at every millisecond, and less often later on.
 const PATIENT_AFTER_MS: u64 = 50;
-
-/// Name of a sale, number of its shards, and edition: a later sale of the name is another one.
-type SaleId = (Vec<u8>, u32, u64);
 
 /// What this node does for sharded sales.
 #[derive(Default)]
@@ -210,8 +207,8 @@ impl Bus {
         now_ms: u64,
     ) -> bool {
         let Some(shard) = self.shards.get_mut(key).filter(|_| BUS_INTERVAL_MS.get() > 0) else { return false };
-        let (index, count) = (shard.index, shard.count);
-        let book = self.books.get(&shard.id());
+        let (index, count) = (shard.index, shard.sale.shards);
+        let book = self.books.get(&shard.sale);
         let moved = sale.moved(sku);
         if book.is_some_and(|book| book.nothing_elsewhere(sku, index, count, moved, now_ms)) {
             return true;
@@ -322,11 +319,9 @@ impl Bus {
                 return false;
             }
             let shard = OwnShard::of(sale_name.to_vec(), sale, life);
-            let (index, edition) = (parts.index, shard.edition);
-            self.books.entry(shard.id()).or_default();
+            self.books.entry(shard.sale.clone()).or_default();
+            self.post.write(To::All, &shard.sale.letter(Word::Inquiry { shard: parts.index }), now_ms);
             self.shards.insert(key.to_vec(), shard);
-            let word = Word::Inquiry { shard: index };
-            self.post.write(To::All, &Letter { sale: sale_name, shards: parts.count, edition, word }, now_ms);
         }
         let Some(shard) = self.shards.get_mut(key) else { return false };
         let new = shard.look(sale, now_ms);
@@ -339,11 +334,10 @@ impl Bus {
 
     /// The key is no shard, or gone.
     fn lose(&mut self, key: &[u8]) -> bool {
-        if let Some(shard) = self.shards.remove(key) {
-            let id = shard.id();
-            if !self.shards.values().any(|other| other.id() == id) {
-                self.books.remove(&id);
-            }
+        if let Some(shard) = self.shards.remove(key)
+            && !self.shards.values().any(|other| other.sale == shard.sale)
+        {
+            self.books.remove(&shard.sale);
         }
         false
     }
@@ -351,7 +345,7 @@ impl Bus {
     /// Asks for units that a shard lacks.
     fn ask(&mut self, key: &[u8], now_ms: u64) {
         let Some(shard) = self.shards.get_mut(key) else { return };
-        let Some(book) = self.books.get(&shard.id()) else { return };
+        let Some(book) = self.books.get(&shard.sale) else { return };
         let index = shard.index;
         for (name, sku) in &mut shard.skus {
             let own = sku.shelf(index, now_ms);
@@ -365,8 +359,7 @@ impl Bus {
             sku.asks(ask.donor, now_ms);
             let after = sku.accepted_from.get(&ask.donor).copied().unwrap_or(0);
             let word = Word::Ask { donor: ask.donor, sku: name, asker: own, qty: ask.qty, after };
-            let letter = Letter { sale: &shard.sale, shards: shard.count, edition: shard.edition, word };
-            self.post.write(To::of(book.place(ask.donor)), &letter, now_ms);
+            self.post.write(To::of(book.place(ask.donor)), &shard.sale.letter(word), now_ms);
             self.post.counts.asked += 1;
         }
     }
@@ -374,7 +367,7 @@ impl Bus {
     /// Tells the other shards what has changed, or all of it.
     fn tell_news(&mut self, key: &[u8], all: bool, now_ms: u64) {
         let Some(shard) = self.shards.get_mut(key) else { return };
-        if all && let Some(book) = self.books.get(&shard.id()) {
+        if all && let Some(book) = self.books.get(&shard.sale) {
             // That it has none of a SKU that others have is news as well.
             for sku in book.skus() {
                 shard.sku(sku);
@@ -384,11 +377,7 @@ impl Bus {
             if sku.has_news(now_ms) || all && !shard.is_over {
                 let (counters, need) = sku.tell(now_ms);
                 let word = Word::News { shard: shard.index, sku: name, counters, need };
-                self.post.write(
-                    To::All,
-                    &Letter { sale: &shard.sale, shards: shard.count, edition: shard.edition, word },
-                    now_ms,
-                );
+                self.post.write(To::All, &shard.sale.letter(word), now_ms);
             }
         }
     }
@@ -396,8 +385,8 @@ impl Bus {
     /// Tells totals again that were not answered; all of them, if some unit is still on its way.
     fn tell_totals(&mut self, key: &[u8], beat: bool, now_ms: u64) {
         let Some(shard) = self.shards.get_mut(key) else { return };
-        let Some(book) = self.books.get(&shard.id()) else { return };
-        let (index, count) = (shard.index, shard.count);
+        let Some(book) = self.books.get(&shard.sale) else { return };
+        let (index, count) = (shard.index, shard.sale.shards);
         for (name, sku) in shard.skus.iter_mut().filter(|(_, sku)| !sku.grants.is_empty()) {
             let moved = (sku.counters.granted, sku.counters.accepted);
             let all = beat && !book.nothing_in_transit(name, index, count, moved, now_ms);
@@ -408,8 +397,7 @@ impl Bus {
                 if granted.safe > 0 && (all || unanswered) {
                     granted.told_ms = now_ms;
                     let word = Word::Total { donor: index, receiver, sku: name, total: granted.safe };
-                    let letter = Letter { sale: &shard.sale, shards: count, edition: shard.edition, word };
-                    self.post.write(To::Node(place), &letter, now_ms);
+                    self.post.write(To::Node(place), &shard.sale.letter(word), now_ms);
                 }
             }
         }
@@ -421,8 +409,8 @@ impl Bus {
         if !state.waiters.any(ctx.selected_db(), key) {
             return;
         }
-        let Some(book) = self.books.get(&shard.id()) else { return };
-        let (index, count) = (shard.index, shard.count);
+        let Some(book) = self.books.get(&shard.sale) else { return };
+        let (index, count) = (shard.index, shard.sale.shards);
         let mut in_vain = false;
         for (name, sku) in shard.skus.iter_mut().filter(|(_, sku)| sku.wish > 0) {
             sku.meter.wanted(sku.wish, now_ms);
@@ -461,14 +449,13 @@ impl Bus {
 
     fn tell_safe(&mut self, safe: &Pending, now_ms: u64) {
         let Some(shard) = self.shards.get_mut(&safe.key) else { return };
-        let Some(book) = self.books.get(&shard.id()) else { return };
+        let Some(book) = self.books.get(&shard.sale) else { return };
         let (donor, receiver) = (shard.index, safe.receiver);
         let granted = shard.sku(&safe.sku).grants.entry(receiver).or_default();
         if safe.total > granted.safe && safe.total <= granted.noted {
             (granted.safe, granted.told_ms) = (safe.total, now_ms);
             let word = Word::Total { donor, receiver, sku: &safe.sku, total: safe.total };
-            let letter = Letter { sale: &shard.sale, shards: shard.count, edition: shard.edition, word };
-            self.post.write(To::of(book.place(receiver)), &letter, now_ms);
+            self.post.write(To::of(book.place(receiver)), &shard.sale.letter(word), now_ms);
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::Bus;
 use super::knowledge::Heard;
 use super::post::{Parcel, To};
+use super::shard::SaleId;
 use crate::execute::Call;
 use crate::server::{Ctx, OwnedString};
 use crate::state::State;
@@ -33,14 +34,14 @@ impl Bus {
         letter: &Letter<'_>,
         now_ms: u64,
     ) {
-        let id = (letter.sale.to_vec(), letter.shards, letter.edition);
-        let Some(book) = self.books.get_mut(&id) else { return };
+        let sale = SaleId::of_letter(letter);
+        let Some(book) = self.books.get_mut(&sale) else { return };
         match letter.word {
             Word::News { shard, sku, counters, need } => {
                 book.hear(shard, sku, Heard { counters, need, at_ms: now_ms, sent_ms, sender: parcel.sender });
             }
             Word::Inquiry { shard: asking } => {
-                for own in self.shards.values_mut().filter(|own| own.id() == id) {
+                for own in self.shards.values_mut().filter(|own| own.sale == sale) {
                     for sku in own.skus.values_mut() {
                         sku.told = None;
                         sku.grants.entry(asking).and_modify(|granted| granted.settled = 0);
@@ -66,7 +67,7 @@ impl Bus {
             }
             Word::Nothing { donor, receiver, sku } => {
                 let key = sharding::shard_key(letter.sale, receiver, letter.shards);
-                let own = self.shards.get_mut(&key).filter(|shard| shard.edition == letter.edition);
+                let own = self.shards.get_mut(&key).filter(|shard| shard.sale == sale);
                 if let Some(own) = own.and_then(|shard| shard.skus.get_mut(sku))
                     && own.refused_by(donor)
                 {
@@ -75,7 +76,7 @@ impl Bus {
             }
             Word::Accepted { donor, receiver, sku, total } => {
                 let key = sharding::shard_key(letter.sale, donor, letter.shards);
-                let own = self.shards.get_mut(&key).filter(|shard| shard.edition == letter.edition);
+                let own = self.shards.get_mut(&key).filter(|shard| shard.sale == sale);
                 let own = own.and_then(|shard| shard.skus.get_mut(sku));
                 if let Some(granted) = own.and_then(|own| own.grants.get_mut(&receiver)) {
                     granted.settled = granted.settled.max(total);
@@ -89,7 +90,7 @@ impl Bus {
     fn is_here(&mut self, ctx: Ctx<'_>, state: &mut State, key: &[u8], letter: &Letter<'_>, now_ms: u64) -> bool {
         self.shards.contains_key(key)
             && self.look(ctx, state, key, now_ms)
-            && self.shards.get(key).is_some_and(|shard| shard.edition == letter.edition)
+            && self.shards.get(key).is_some_and(|shard| shard.sale.edition == letter.edition)
     }
 
     fn has_accepted(
@@ -110,11 +111,7 @@ impl Bus {
             own.arrived();
         }
         let word = Word::Accepted { donor, receiver: shard.index, sku, total };
-        self.post.write(
-            To::Node(parcel.sender),
-            &Letter { sale: &shard.sale, shards: shard.count, edition: shard.edition, word },
-            now_ms,
-        );
+        self.post.write(To::Node(parcel.sender), &shard.sale.letter(word), now_ms);
         if taken > 0 {
             // At the pace of a rush these units may be gone before anybody looks again.
             self.ask(key, now_ms);
@@ -138,8 +135,7 @@ impl Bus {
             // Units are on their way already. They are told once they are safe; here again, if they are.
             if granted.safe > after {
                 let word = Word::Total { donor: index, receiver: asker.shard, sku, total: granted.safe };
-                let letter = Letter { sale: &shard.sale, shards: shard.count, edition: shard.edition, word };
-                self.post.write(To::Node(parcel.sender), &letter, now_ms);
+                self.post.write(To::Node(parcel.sender), &shard.sale.letter(word), now_ms);
             }
             return;
         }
@@ -154,16 +150,10 @@ impl Bus {
             _ => {
                 let Some(shard) = self.shards.get_mut(key) else { return };
                 let (counters, need) = shard.sku(sku).tell(now_ms);
-                let sale = Letter {
-                    sale: &shard.sale,
-                    shards: shard.count,
-                    edition: shard.edition,
-                    word: Word::Inquiry { shard: index },
-                };
                 let news = Word::News { shard: index, sku, counters, need };
                 let nothing = Word::Nothing { donor: index, receiver: asker.shard, sku };
                 for word in [news, nothing] {
-                    self.post.write(To::Node(parcel.sender), &Letter { word, ..sale }, now_ms);
+                    self.post.write(To::Node(parcel.sender), &shard.sale.letter(word), now_ms);
                 }
             }
         }

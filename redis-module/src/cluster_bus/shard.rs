@@ -1,7 +1,7 @@
 //! What this node keeps of each shard that it has, beside the sale itself. All of it may be lost.
 
-use super::SaleId;
 use flashsale_core::balance::{Counters, Meter, Need, RETRY_MS, Shelf};
+use flashsale_core::gossip::{Letter, Word};
 use flashsale_core::{Sale, Shard};
 use std::collections::BTreeMap;
 use std::sync::Weak;
@@ -9,11 +9,18 @@ use std::sync::Weak;
 /// A donor that says no is followed by the next one at once, but no more than so often in [`RETRY_MS`].
 const ASKS_PER_WINDOW: u32 = 16;
 
-pub(super) struct OwnShard {
-    pub sale: Vec<u8>,
-    pub index: u32,
-    pub count: u32,
+/// Which sale it is: a later one of the same name is another.
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct SaleId {
+    /// Without a shard's tag.
+    pub name: Vec<u8>,
+    pub shards: u32,
     pub edition: u64,
+}
+
+pub(super) struct OwnShard {
+    pub sale: SaleId,
+    pub index: u32,
     /// Dead once the key's value is another one: then all this is void.
     pub life: Weak<()>,
     /// Whether reserving is over for good.
@@ -60,14 +67,24 @@ pub(super) struct Granted {
     pub told_ms: u64,
 }
 
+impl SaleId {
+    /// The sale that a letter is about.
+    pub fn of_letter(letter: &Letter<'_>) -> Self {
+        Self { name: letter.sale.to_vec(), shards: letter.shards, edition: letter.edition }
+    }
+
+    /// A letter about this sale.
+    pub fn letter<'a>(&'a self, word: Word<'a>) -> Letter<'a> {
+        Letter { sale: &self.name, shards: self.shards, edition: self.edition, word }
+    }
+}
+
 impl OwnShard {
     /// A key that was found and not looked at yet.
     pub fn unknown() -> Self {
         Self {
-            sale: Vec::new(),
+            sale: SaleId::default(),
             index: 0,
-            count: 0,
-            edition: 0,
             life: Weak::new(),
             is_over: false,
             skus: BTreeMap::new(),
@@ -78,12 +95,8 @@ impl OwnShard {
     /// A shard of the sale called `name`.
     pub fn of(name: Vec<u8>, sale: &Sale, life: Weak<()>) -> Self {
         let Shard { index, count } = sale.shard();
-        Self { sale: name, index, count, edition: sale.edition(), life, ..Self::unknown() }
-    }
-
-    /// Which sale it is a shard of.
-    pub fn id(&self) -> SaleId {
-        (self.sale.clone(), self.count, self.edition)
+        let sale = SaleId { name, shards: count, edition: sale.edition() };
+        Self { sale, index, life, ..Self::unknown() }
     }
 
     pub fn sku(&mut self, name: &[u8]) -> &mut OwnSku {
