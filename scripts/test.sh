@@ -53,10 +53,13 @@ cargo build --workspace --lib --bins --tests --locked
 runner=test
 cargo nextest --version >/dev/null 2>&1 && runner=nextest
 
-case $which_tests in
-all)
+if [ "$which_tests" != faults ]; then
     step "documentation examples"
     cargo test --workspace --doc --locked -q
+fi
+
+case $which_tests in
+all)
     step "tests"
     if [ $runner = nextest ]; then
         exec cargo nextest run --workspace --locked --no-fail-fast
