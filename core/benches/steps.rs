@@ -4,13 +4,18 @@
 //! The same commands are carried out several times, and of each the quickest CPU time counts: what the machine does for
 //! others meanwhile falls upon other commands each time. So a machine may be busy, and the figures hold.
 
-use flashsale_core::command::{Command, Item, Reserve, Stock};
-use flashsale_core::effect::{EffectLog, Wording};
-use flashsale_core::{Facts, Sale, Settings, Shard, Situation};
+#[path = "../tests/shop/mod.rs"]
+mod shop;
+
+use flashsale_core::command::Command;
+use flashsale_core::effect::Wording;
+use flashsale_core::{Settings, Shard};
+use shop::{Shop, reserve};
 
 const MILLION: usize = 1_000_000;
 const RUNS: usize = 5;
 const HOLD_MS: u64 = 3_600_000;
+const SKU: &[u8] = b"shirt";
 /// Holds that the module's timer ends between two looks at the time.
 const PART: usize = 256;
 
@@ -22,11 +27,11 @@ fn main() {
     let mut reserves = vec![f64::INFINITY; 2 * MILLION];
     let mut parts = vec![f64::INFINITY; MILLION.div_ceil(PART)];
     for _ in 0..RUNS {
-        let mut shop = Shop::new();
+        let mut shop = selling();
         for (n, least) in reserves.iter_mut().enumerate() {
             *least = least.min(shop.reserve(n));
         }
-        let mut shop = Shop::new();
+        let mut shop = selling();
         for n in 0..MILLION {
             shop.reserve(n);
         }
@@ -48,46 +53,19 @@ fn told(least_ms: &[f64]) -> String {
     format!("{most:.2} ms ({above} of {} above 0.1 ms, mean {:.4} ms)", least_ms.len(), sum / least_ms.len() as f64)
 }
 
-/// A sale without a server.
-struct Shop {
-    sale: Sale,
-    log: EffectLog,
-    facts: Facts,
-    now_ms: u64,
+fn selling() -> Shop {
+    let mut shop = Shop::new(Settings { hold_ms: HOLD_MS, ..Settings::default() }, Shard::default());
+    shop.stock(SKU, 1_000_000_000);
+    shop
 }
 
 impl Shop {
-    fn new() -> Self {
-        let settings = Settings { hold_ms: HOLD_MS, ..Settings::default() };
-        let sale = Sale::new(settings, Shard::default(), [7, 8]);
-        let mut shop = Self { sale, log: EffectLog::default(), facts: Facts::default(), now_ms: 1_700_000_000_000 };
-        shop.run(&Command::Stock(Stock { sku: b"shirt", delta: 1_000_000_000, alloc_id: None, limit: None }));
-        shop
-    }
-
-    fn run(&mut self, command: &Command<'_>) {
-        self.log.start(self.now_ms, Wording::Effects);
-        self.facts.clear();
-        let situation = Situation { now_ms: self.now_ms, ..Situation::default() };
-        self.sale.run(command, &situation, &mut self.log, &mut self.facts).expect("a command that is meant");
-    }
-
     /// Tells the CPU time in ms.
     fn reserve(&mut self, n: usize) -> f64 {
         // 24 bytes each; the ids, as long as a UUID in base64, in no order.
         let scattered = (n as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) % 10_u64.pow(19);
         let (id, buyer) = (format!("hold-{scattered:019}"), format!("buyer-{n:018}"));
-        let reserve = Reserve {
-            id: Some(id.as_bytes()),
-            buyer: buyer.as_bytes(),
-            ttl_ms: None,
-            up_to: false,
-            tell_repeated: false,
-            replace: None,
-            not_after: None,
-            meta: None,
-            items: [Item { sku: b"shirt", qty: 1 }].into_iter().collect(),
-        };
+        let reserve = reserve(id.as_bytes(), buyer.as_bytes(), &[(SKU, 1)]);
         let before = own_cpu_ms();
         self.run(&Command::Reserve(reserve));
         own_cpu_ms() - before

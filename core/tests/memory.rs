@@ -2,17 +2,17 @@
 
 #[expect(dead_code, reason = "peaks and single allocations are for other tests")]
 mod counting;
+mod shop;
 
-use flashsale_core::command::{Command, Confirm, Item, Release, Reserve, Return, Stock};
-use flashsale_core::effect::{EffectLog, Wording};
+use flashsale_core::command::{Command, Confirm, Item, Release, Reserve, Return};
+use flashsale_core::effect::EffectLog;
 use flashsale_core::facts::Facts;
 use flashsale_core::memory::Mover;
-use flashsale_core::{Sale, Settings, Shard, Situation};
+use flashsale_core::{Sale, Settings, Shard};
+use shop::{Shop, reserve};
 
 #[global_allocator]
 static COUNTING: counting::Allocator = counting::Allocator;
-
-const START_MS: u64 = 1_700_000_000_000;
 
 /// Moves every buffer, and always has time, or never.
 struct Movers {
@@ -33,29 +33,17 @@ impl Mover for Movers {
 
 /// A sale and the seed of its pseudo-random story.
 struct Story {
-    sale: Sale,
-    log: EffectLog,
-    facts: Facts,
-    now_ms: u64,
+    shop: Shop,
     draw: u64,
 }
 
 impl Story {
     fn new(skus: u32) -> Self {
-        let sale = Sale::new(Settings::default(), Shard::default(), [7, 8]);
-        let mut story = Self { sale, log: EffectLog::default(), facts: Facts::default(), now_ms: START_MS, draw: 9 };
+        let mut shop = Shop::new(Settings::default(), Shard::default());
         for sku in 0..skus {
-            let name = sku_name(sku);
-            story.run(&Command::Stock(Stock { sku: &name, delta: 10_000_000, alloc_id: None, limit: None }));
+            shop.stock(&sku_name(sku), 10_000_000);
         }
-        story
-    }
-
-    fn run(&mut self, command: &Command<'_>) {
-        let situation = Situation { now_ms: self.now_ms, fresh_id: b"fresh", ..Situation::default() };
-        self.log.start(self.now_ms, Wording::Effects);
-        self.facts.clear();
-        self.sale.run(command, &situation, &mut self.log, &mut self.facts).expect("a command that is meant");
+        Self { shop, draw: 9 }
     }
 
     fn draw(&mut self, below: u64) -> u64 {
@@ -65,25 +53,16 @@ impl Story {
 
     fn reserve(&mut self, id: &str, buyer: &str, ttl_ms: u64, items: &[(u32, u32)], meta: Option<&[u8]>) {
         let names: Vec<(Vec<u8>, u32)> = items.iter().map(|&(sku, qty)| (sku_name(sku), qty)).collect();
-        let items = names.iter().map(|(sku, qty)| Item { sku, qty: *qty }).collect();
-        self.run(&Command::Reserve(Reserve {
-            id: Some(id.as_bytes()),
-            buyer: buyer.as_bytes(),
-            ttl_ms: Some(ttl_ms),
-            up_to: false,
-            tell_repeated: false,
-            replace: None,
-            not_after: None,
-            meta,
-            items,
-        }));
+        let items: Vec<_> = names.iter().map(|(sku, qty)| (&sku[..], *qty)).collect();
+        let plain = reserve(id.as_bytes(), buyer.as_bytes(), &items);
+        self.shop.run(&Command::Reserve(Reserve { ttl_ms: Some(ttl_ms), meta, ..plain }));
     }
 
     #[track_caller]
     fn assert_told(&self, before: usize, what: &str) {
         let real = counting::live().wrapping_sub(before);
         for samples in [0, 5] {
-            let told = self.sale.heap_bytes(samples);
+            let told = self.shop.sale.heap_bytes(samples);
             let ratio = told as f64 / real as f64;
             assert!(
                 (0.9..1.1).contains(&ratio),
@@ -103,16 +82,16 @@ fn check(what: &str, skus: u32, tell: impl FnOnce(&mut Story)) {
     let mut story = Story::new(skus);
     tell(&mut story);
     // The buffers of the story are no part of the sale.
-    (story.log, story.facts) = (EffectLog::default(), Facts::default());
+    (story.shop.log, story.shop.facts) = (EffectLog::default(), Facts::default());
     story.assert_told(before, what);
-    assert!(story.sale.audit().is_empty());
+    assert!(story.shop.sale.audit().is_empty());
 }
 
 #[test]
 fn one_hold_each() {
     check("one hold each", 1, |story| {
         for number in 0..50_000 {
-            story.now_ms += number % 3;
+            story.shop.now_ms += number % 3;
             story.reserve(&format!("hold-{number:019}"), &format!("buyer-{number:018}"), 300_000, &[(0, 1)], None);
         }
     });
@@ -131,7 +110,7 @@ fn a_small_sale() {
 fn carts_of_several_skus_by_buyers_with_several_holds() {
     check("carts", 40, |story| {
         for number in 0..12_000_u32 {
-            story.now_ms += story.draw(3);
+            story.shop.now_ms += story.draw(3);
             let ttl_ms = 100_000 + story.draw(500_000);
             let (sku, buyer) = (story.draw(39) as u32, story.draw(4_000));
             let items = [(sku, 1), (sku + 1, 2)];
@@ -145,18 +124,18 @@ fn orders_refunds_and_ended_holds() {
     check("orders", 2, |story| {
         for number in 0..12_000_u32 {
             let id = format!("hold-{number:019}");
-            story.now_ms += 2;
+            story.shop.now_ms += 2;
             story.reserve(&id, &format!("buyer-{number:018}"), 300_000, &[(0, 2), (1, 1)], None);
             let id = id.as_bytes();
             match story.draw(4) {
                 0 => {}
-                1 => story.run(&Command::Release(Release { id, reason: None })),
+                1 => drop(story.shop.run(&Command::Release(Release { id, reason: None }))),
                 _ => {
                     let confirm = Confirm { id, reference: Some(b"cart-0123456789"), ..confirm_all(id) };
-                    story.run(&Command::Confirm(confirm));
+                    story.shop.run(&Command::Confirm(confirm));
                     if story.draw(3) == 0 {
                         let items = [Item { sku: b"article-000", qty: 1 }].into_iter().collect();
-                        story.run(&Command::Return(Return { id, return_id: b"return-1", items }));
+                        story.shop.run(&Command::Return(Return { id, return_id: b"return-1", items }));
                     }
                 }
             }
@@ -174,28 +153,28 @@ fn moving_changes_nothing_but_places() {
     let mut cursor = None;
     let mut rounds = 0;
     for number in 0..10_000_u32 {
-        story.now_ms += 3;
+        story.shop.now_ms += 3;
         let (sku, buyer) = (story.draw(10) as u32, story.draw(6_000));
         story.reserve(&format!("h{number}"), &format!("b{buyer}"), 20_000, &[(sku, 1)], Some(b"note"));
         if story.draw(3) == 0 {
             let id = format!("h{}", story.draw(u64::from(number) + 1));
-            story.run(&Command::Release(Release { id: id.as_bytes(), reason: None }));
+            story.shop.run(&Command::Release(Release { id: id.as_bytes(), reason: None }));
         }
         if number % 7 == 0 {
-            let before = parts(&story.sale);
-            cursor = story.sale.defragment(cursor.unwrap_or(0), &mut Movers { has_time: false });
+            let before = parts(&story.shop.sale);
+            cursor = story.shop.sale.defragment(cursor.unwrap_or(0), &mut Movers { has_time: false });
             rounds += u32::from(cursor.is_none());
             if number % 700 == 0 {
-                assert_eq!(parts(&story.sale), before, "a step has moved more than places");
+                assert_eq!(parts(&story.shop.sale), before, "a step has moved more than places");
             }
         }
     }
     assert!(rounds > 3, "{rounds} rounds were finished");
-    assert!(story.sale.audit().is_empty());
-    let before = parts(&story.sale);
-    assert_eq!(story.sale.defragment(0, &mut Movers { has_time: true }), None, "all in one go");
-    assert_eq!(parts(&story.sale), before);
-    assert_eq!(story.sale.defragment(u64::MAX, &mut Movers { has_time: true }), None, "a cursor of long ago");
+    assert!(story.shop.sale.audit().is_empty());
+    let before = parts(&story.shop.sale);
+    assert_eq!(story.shop.sale.defragment(0, &mut Movers { has_time: true }), None, "all in one go");
+    assert_eq!(parts(&story.shop.sale), before);
+    assert_eq!(story.shop.sale.defragment(u64::MAX, &mut Movers { has_time: true }), None, "a cursor of long ago");
 }
 
 /// The digest's parts, in an order that does not depend on places.

@@ -1,50 +1,17 @@
 //! Rules that were once broken, each with the smallest story that shows it.
 
-use flashsale_core::command::{Accept, Change, Command, Confirm, Item, Items, Order, Release, Reserve, Return, Stock};
-use flashsale_core::effect::{Effect, EffectLog, Wording, read_log};
-use flashsale_core::facts::Facts;
+mod shop;
+
+use flashsale_core::command::{Accept, Change, Command, Confirm, Item, Items, Order, Release, Reserve, Return};
+use flashsale_core::effect::{Effect, Wording, read_log};
 use flashsale_core::outcome::{Field, Misuse, Outcome};
 use flashsale_core::snapshot::Loader;
-use flashsale_core::{Events, Sale, Settings, Shard, Situation};
-
-struct Shop {
-    sale: Sale,
-    log: EffectLog,
-    facts: Facts,
-    now_ms: u64,
-}
-
-const START_MS: u64 = 1_000_000;
+use flashsale_core::{Events, Sale, Settings, Shard};
+use shop::{Shop, reserve};
 
 impl Shop {
-    fn new(settings: Settings) -> Self {
-        Self::of_shard(settings, Shard::default())
-    }
-
-    fn of_shard(settings: Settings, shard: Shard) -> Self {
-        let sale = Sale::new(settings, shard, [1, 2]);
-        Self { sale, log: EffectLog::default(), facts: Facts::default(), now_ms: START_MS }
-    }
-
-    fn try_run<'a>(&mut self, command: &Command<'a>) -> Result<Outcome<'a>, Misuse> {
-        let situation = Situation { now_ms: self.now_ms, elsewhere: true, ..Situation::default() };
-        self.log.start(self.sale.now(self.now_ms), Wording::Effects);
-        self.facts.clear();
-        let outcome = self.sale.run(command, &situation, &mut self.log, &mut self.facts);
-        assert_eq!(self.facts.inconsistent, None, "{command:?}");
-        outcome
-    }
-
-    fn run<'a>(&mut self, command: &Command<'a>) -> Outcome<'a> {
-        self.try_run(command).unwrap_or_else(|misuse| panic!("{command:?}: {misuse}"))
-    }
-
-    fn stock(&mut self, sku: &'static [u8], delta: i64) -> Outcome<'static> {
-        self.run(&Command::Stock(Stock { sku, delta, alloc_id: None, limit: None }))
-    }
-
     fn reserve<'a>(&mut self, id: &'a [u8], items: &[(&'a [u8], u32)]) -> Outcome<'a> {
-        self.run(&Command::Reserve(reserve(id, items)))
+        self.run(&Command::Reserve(reserve(id, b"ada", items)))
     }
 
     fn order<'a>(&mut self, id: &'a [u8], items: &[(&'a [u8], u32)]) -> Outcome<'a> {
@@ -61,20 +28,6 @@ fn list<'a>(items: &[(&'a [u8], u32)]) -> Items<'a> {
     items.iter().map(|&(sku, qty)| Item { sku, qty }).collect()
 }
 
-fn reserve<'a>(id: &'a [u8], items: &[(&'a [u8], u32)]) -> Reserve<'a> {
-    Reserve {
-        id: Some(id),
-        buyer: b"ada",
-        ttl_ms: None,
-        up_to: false,
-        tell_repeated: false,
-        replace: None,
-        not_after: None,
-        meta: None,
-        items: list(items),
-    }
-}
-
 fn confirm<'a>(id: &'a [u8], late: bool, items: &[(&'a [u8], u32)]) -> Command<'a> {
     Command::Confirm(Confirm { id, reference: None, meta: None, late, items: list(items) })
 }
@@ -85,9 +38,9 @@ fn confirmed(id: &[u8], order_no: u64) -> Outcome<'_> {
 
 #[test]
 fn a_retry_finds_its_hold_though_maxhold_was_lowered() {
-    let mut shop = Shop::new(Settings::default());
+    let mut shop = Shop::new(Settings::default(), Shard::default());
     shop.stock(b"tee", 1);
-    let request = Command::Reserve(Reserve { ttl_ms: Some(200_000), ..reserve(b"h", &[(b"tee", 1)]) });
+    let request = Command::Reserve(Reserve { ttl_ms: Some(200_000), ..reserve(b"h", b"ada", &[(b"tee", 1)]) });
     let first = shop.run(&request);
     shop.run(&Command::Alter(Change { hold_ms: Some(1_000), maxhold_ms: Some(1_000), ..Change::default() }));
     assert_eq!(shop.run(&request), first);
@@ -95,7 +48,7 @@ fn a_retry_finds_its_hold_though_maxhold_was_lowered() {
 
 #[test]
 fn units_of_another_shard_are_not_withdrawn_as_if_they_had_been_stocked_here() {
-    let mut shop = Shop::of_shard(Settings::default(), Shard { index: 0, count: 2 });
+    let mut shop = Shop::new(Settings::default(), Shard { index: 0, count: 2 });
     shop.run(&Command::Accept(Accept { sku: b"tee", from: 1, total: 5 }));
     shop.stock(b"tee", 2);
     assert_eq!(shop.stock(b"tee", -3), Outcome::BelowHeld { available: 2 });
@@ -104,7 +57,7 @@ fn units_of_another_shard_are_not_withdrawn_as_if_they_had_been_stocked_here() {
 
 #[test]
 fn a_late_confirm_of_everything_in_another_order_is_no_part() {
-    let mut shop = Shop::new(Settings::default());
+    let mut shop = Shop::new(Settings::default(), Shard::default());
     shop.stock(b"tee", 1);
     shop.stock(b"mug", 1);
     shop.reserve(b"h", &[(b"tee", 1), (b"mug", 1)]);
@@ -115,7 +68,7 @@ fn a_late_confirm_of_everything_in_another_order_is_no_part() {
 
 #[test]
 fn a_return_repeated_as_all_that_is_left_must_have_been_that() {
-    let mut shop = Shop::new(Settings::default());
+    let mut shop = Shop::new(Settings::default(), Shard::default());
     shop.stock(b"tee", 3);
     shop.order(b"o", &[(b"tee", 3)]);
     assert_eq!(shop.take_back(b"o", b"r1", &[(b"tee", 1)]), Outcome::Returned);
@@ -128,7 +81,7 @@ fn a_return_repeated_as_all_that_is_left_must_have_been_that() {
 #[test]
 fn an_expired_hold_is_remembered_from_its_deadline_on_not_from_its_sweep() {
     let settings = Settings { hold_ms: 100, retain_ms: 50, ..Settings::default() };
-    let mut shop = Shop::new(settings);
+    let mut shop = Shop::new(settings, Shard::default());
     shop.stock(b"tee", 1);
     shop.reserve(b"h", &[(b"tee", 1)]);
     shop.now_ms += 149;
@@ -141,11 +94,11 @@ fn an_expired_hold_is_remembered_from_its_deadline_on_not_from_its_sweep() {
 #[test]
 fn an_entry_tells_of_the_hold_that_ended_not_of_the_next_one_in_its_place() {
     let settings = Settings { hold_ms: 100, retain_ms: 0, events: Events::All, ..Settings::default() };
-    let mut shop = Shop::new(settings);
+    let mut shop = Shop::new(settings, Shard::default());
     shop.stock(b"tee", 1);
     shop.reserve(b"h", &[(b"tee", 1)]);
     shop.now_ms += 100;
-    let other_buyer = Reserve { buyer: b"bob", ..reserve(b"h", &[(b"tee", 1)]) };
+    let other_buyer = reserve(b"h", b"bob", &[(b"tee", 1)]);
     shop.run(&Command::Reserve(other_buyer));
     let buyers = shop.facts.entries.iter().map(|entry| entry.fields(&shop.sale)[3].1.clone());
     assert_eq!(buyers.collect::<Vec<_>>(), [b"ada", b"bob"]);
@@ -153,7 +106,7 @@ fn an_entry_tells_of_the_hold_that_ended_not_of_the_next_one_in_its_place() {
 
 #[test]
 fn holds_may_be_forgotten_in_any_order() {
-    let mut shop = Shop::new(Settings { retain_ms: 0, ..Settings::default() });
+    let mut shop = Shop::new(Settings { retain_ms: 0, ..Settings::default() }, Shard::default());
     const HOLDS: u32 = 20_000;
     shop.stock(b"tee", i64::from(HOLDS));
     let id = |number: u32| format!("a-hold-of-a-certain-length-{number}").into_bytes();
@@ -174,7 +127,7 @@ fn holds_may_be_forgotten_in_any_order() {
 
 #[test]
 fn more_can_not_be_accepted_than_a_sku_may_have() {
-    let mut shop = Shop::of_shard(Settings::default(), Shard { index: 0, count: 16_384 });
+    let mut shop = Shop::new(Settings::default(), Shard { index: 0, count: 16_384 });
     let most = flashsale_core::bounds::MAX_STOCKED;
     shop.run(&Command::Accept(Accept { sku: b"tee", from: 1, total: most }));
     let more = Command::Accept(Accept { sku: b"tee", from: 2, total: most });
@@ -188,11 +141,11 @@ fn an_edition_stays_with_its_sale_and_changes_no_snapshot_without_one() {
         sale.snapshot(|chunk| chunks.push(chunk.to_vec()));
         chunks
     };
-    let mut shop = Shop::of_shard(Settings::default(), Shard { index: 0, count: 2 });
+    let mut shop = Shop::new(Settings::default(), Shard { index: 0, count: 2 });
     shop.stock(b"tee", 5);
     assert_eq!((shop.sale.edition(), chunks(&shop.sale)[0][0]), (0, 1), "older modules read it");
 
-    shop.log.start(START_MS, Wording::Effects);
+    shop.log.start(shop.now_ms, Wording::Effects);
     shop.log.push(&Effect::Edition(1_795_100_000_000));
     let log = shop.log.bytes().to_vec();
     let (at_ms, effects) = read_log(&log).expect("our own log");

@@ -3,57 +3,31 @@
 //! Work is counted in bytes allocated and in holds ended, never in time, so that a slow machine changes nothing.
 
 mod counting;
+mod shop;
 
 use counting::Counted;
-use flashsale_core::command::{Command, Confirm, Item, Release, Reserve, Stock};
-use flashsale_core::effect::{Effect, EffectLog, Wording, read_log};
-use flashsale_core::facts::Facts;
+use flashsale_core::command::{Command, Confirm, Release, Stock};
+use flashsale_core::effect::{Effect, Wording, read_log};
 use flashsale_core::outcome::Outcome;
 use flashsale_core::snapshot::Loader;
-use flashsale_core::{Sale, Settings, Shard, Situation};
+use flashsale_core::{Settings, Shard};
+use shop::{Shop, reserve};
 
 #[global_allocator]
 static COUNTING: counting::Allocator = counting::Allocator;
 
-const START_MS: u64 = 1_700_000_000_000;
 const SKU: &[u8] = b"console";
 
-struct Shop {
-    sale: Sale,
-    log: EffectLog,
-    facts: Facts,
-    now_ms: u64,
+/// A shop with so many units of [`SKU`].
+fn selling(stock: u32, settings: Settings) -> Shop {
+    let mut shop = Shop::new(settings, Shard::default());
+    shop.stock(SKU, stock.into());
+    shop
 }
 
 impl Shop {
-    fn new(stock: u32, settings: Settings) -> Self {
-        let sale = Sale::new(settings, Shard::default(), [7, 8]);
-        let mut shop = Self { sale, log: EffectLog::default(), facts: Facts::default(), now_ms: START_MS };
-        shop.run(&Command::Stock(Stock { sku: SKU, delta: stock.into(), alloc_id: None, limit: None }));
-        shop
-    }
-
-    fn run<'a>(&mut self, command: &Command<'a>) -> Outcome<'a> {
-        let situation = Situation { now_ms: self.now_ms, ..Situation::default() };
-        self.log.start(self.now_ms, Wording::Effects);
-        self.facts.clear();
-        self.sale.run(command, &situation, &mut self.log, &mut self.facts).expect("a command that is meant")
-    }
-
     fn reserve(&mut self, id: &str, buyer: &str) -> Outcome<'static> {
-        let items = [Item { sku: SKU, qty: 1 }].into_iter().collect();
-        let reserve = Reserve {
-            id: Some(id.as_bytes()),
-            buyer: buyer.as_bytes(),
-            ttl_ms: None,
-            up_to: false,
-            tell_repeated: false,
-            replace: None,
-            not_after: None,
-            meta: None,
-            items,
-        };
-        match self.run(&Command::Reserve(reserve)) {
+        match self.run(&Command::Reserve(reserve(id.as_bytes(), buyer.as_bytes(), &[(SKU, 1)]))) {
             Outcome::Reserved { .. } => Outcome::Ok,
             Outcome::SoldOut { .. } => Outcome::SoldOut { sku: SKU.into() },
             other => panic!("{other:?}"),
@@ -85,7 +59,7 @@ fn a_live_hold_takes_at_most_100_bytes_and_no_command_grows_much() {
     const HOLDS: u32 = 2_000_000;
     let limited = Settings { limit: 4, ..Settings::default() };
     let before = counting::live();
-    let mut shop = Shop::new(HOLDS, limited);
+    let mut shop = selling(HOLDS, limited);
     let mut longest = Counted::default();
     for number in 0..HOLDS {
         let (id, buyer) = (id(number), buyer(if number < HOLDS / 2 { number } else { number - HOLDS / 2 }));
@@ -118,7 +92,7 @@ fn a_million_holds_due_at_once_are_ended_a_few_at_a_time() {
     /// A command's own needs, and a few more.
     const MOST_ENDED: usize = 32;
     const MOST_BYTES: usize = 64 * 1024;
-    let mut shop = Shop::new(HOLDS, Settings { hold_ms: 300_000, ..Settings::default() });
+    let mut shop = selling(HOLDS, Settings { hold_ms: 300_000, ..Settings::default() });
     for number in 0..HOLDS {
         shop.reserve(&id(number), &buyer(number));
     }
@@ -141,17 +115,7 @@ fn a_million_holds_due_at_once_are_ended_a_few_at_a_time() {
             assert!(ended <= MOST_ENDED && counted.bytes <= MOST_BYTES, "{step:?}: {ended} {counted:?}");
         }
     }
-    let everything = Reserve {
-        id: Some(b"all-of-it"),
-        buyer: b"somebody",
-        ttl_ms: None,
-        up_to: false,
-        tell_repeated: false,
-        replace: None,
-        not_after: None,
-        meta: None,
-        items: [Item { sku: SKU, qty: HOLDS / 2 }].into_iter().collect(),
-    };
+    let everything = reserve(b"all-of-it", b"somebody", &[(SKU, HOLDS / 2)]);
     let refused = shop.run(&Command::Reserve(everything));
     assert_eq!(refused, Outcome::AllHeld { sku: SKU.into(), next_ms: shop.now_ms }, "come again at once");
     assert!(shop.expired() <= 20 * MOST_ENDED, "{}", shop.expired());
@@ -173,7 +137,7 @@ fn a_million_holds_due_at_once_are_ended_a_few_at_a_time() {
 
 #[test]
 fn a_crowd_that_is_refused_takes_no_memory() {
-    let mut shop = Shop::new(1, Settings::default());
+    let mut shop = selling(1, Settings::default());
     shop.reserve("the-one-hold", "the-one-buyer");
     shop.run(&Command::Confirm(Confirm {
         id: b"the-one-hold",
@@ -195,7 +159,7 @@ fn a_crowd_that_is_refused_takes_no_memory() {
 fn ended_and_released_ids_are_capped_in_number() {
     const ROUNDS: u32 = 150_000;
     const MOST_REMEMBERED: u64 = 65_536;
-    let mut shop = Shop::new(10, Settings::default());
+    let mut shop = selling(10, Settings::default());
     for number in 0..ROUNDS {
         shop.reserve(&id(number), &buyer(number));
         shop.run(&Command::Release(Release { id: id(number).as_bytes(), reason: None }));
@@ -241,7 +205,7 @@ fn many_small_holds_take_no_more_memory_than_a_multiple_of_their_bytes() {
     const MULTIPLE: usize = 16;
     const BASE: usize = 64 * 1024;
     for reserved in [true, false] {
-        let mut shop = Shop::new(HOLDS, Settings::default());
+        let mut shop = selling(HOLDS, Settings::default());
         for number in 0..HOLDS.min(if reserved { HOLDS } else { 65_536 }) {
             let id = format!("{number:x}");
             match reserved {
@@ -265,11 +229,11 @@ fn many_small_holds_take_no_more_memory_than_a_multiple_of_their_bytes() {
 
 /// A header of as many SKUs as there is room for in few bytes.
 fn many_skus(count: u32) -> Vec<u8> {
-    let mut shop = Shop::new(0, Settings::default());
+    let mut shop = selling(0, Settings::default());
     for number in 1..count {
         let name = number.to_le_bytes();
         let short = &name[..name.iter().rposition(|&byte| byte != 0).map_or(1, |last| last + 1)];
-        shop.run(&Command::Stock(Stock { sku: short, delta: 0, alloc_id: None, limit: None }));
+        shop.stock(short, 0);
     }
     let mut header = Vec::new();
     shop.sale.digest_parts(|part| header.extend_from_slice(part));
