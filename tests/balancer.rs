@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use flashsale_tests::cli::flashsale;
 use flashsale_tests::process::Process;
+use flashsale_tests::sale::{buyers_of, shard_keys};
 use flashsale_tests::{
     AppendFsync, Client, Proxy, RedisServer, RedisServerBuilder, artifacts, wait_until, with_module_and_library,
 };
@@ -19,6 +20,8 @@ with_module_and_library!(
 );
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What keys of the shards begin with.
+const SALE: &str = "sale:1";
 
 fn balancer(urls: &str, words: &[&str]) -> Process {
     let log = tempfile::NamedTempFile::new().expect("a temporary file").into_temp_path();
@@ -35,28 +38,6 @@ fn create(urls: &str, words: &[&str]) {
 #[track_caller]
 fn audit(urls: &str) -> String {
     flashsale(&["sale", "audit", "1", "--redis", urls]).ok()
-}
-
-#[track_caller]
-fn keys(client: &mut Client, shards: usize) -> Vec<String> {
-    let keys = client.ok(&["FLASH.SHARDS", "sale:1", &shards.to_string()]);
-    keys.items().iter().map(flashsale_tests::Reply::text).collect()
-}
-
-/// Buyers who live in a shard.
-fn buyers_of(client: &mut Client, shard: usize, shards: usize, count: usize) -> Vec<String> {
-    let key = keys(client, shards)[shard].clone();
-    let mut buyers = Vec::new();
-    for number in 0.. {
-        let buyer = format!("buyer-{number}");
-        if client.ok(&["FLASH.ROUTE", "sale:1", &shards.to_string(), &buyer]).text() == key {
-            buyers.push(buyer);
-        }
-        if buyers.len() == count {
-            break;
-        }
-    }
-    buyers
 }
 
 /// Buys one unit at a time in one shard until `wanted` were sold there; buyers come again when they are told `EMPTY`.
@@ -84,7 +65,7 @@ fn all_units_are_sold_in_one_shard(redis: RedisServerBuilder) {
     let _balancers = [balancer(&urls, &[]), balancer(&urls, &["1"])];
     let mut client = servers[1].client();
     let buyers = buyers_of(&mut client, 3, 4, 200);
-    let key = keys(&mut client, 4)[3].clone();
+    let key = shard_keys(&mut client, SALE, 4)[3].clone();
     sell(&mut client, &key, &buyers, 200);
     let audit = audit(&urls);
     assert!(audit.contains("200 stocked = 0 available + 0 held + 200 sold + 0 in transit"), "{audit}");
@@ -97,7 +78,7 @@ fn proxies_do_it_by_themselves(redis: RedisServerBuilder) {
     let _proxies = [0, 1].map(|_| Proxy::builder().redis_urls(&urls).start());
     let mut client = servers[0].client();
     let buyers = buyers_of(&mut client, 2, 4, 60);
-    let key = keys(&mut client, 4)[2].clone();
+    let key = shard_keys(&mut client, SALE, 4)[2].clone();
     sell(&mut client, &key, &buyers, 60);
     audit(&urls.join(","));
 }
@@ -107,7 +88,7 @@ fn a_transfer_that_was_left_is_finished(redis: RedisServerBuilder) {
     let urls = servers.each_ref().map(RedisServer::url).join(",");
     create(&urls, &["--shards", "2", "--stock", "tee=20"]);
     let mut client = servers[0].client();
-    let keys = keys(&mut client, 2);
+    let keys = shard_keys(&mut client, SALE, 2);
     // A mover that died after its GRANT.
     client.ok(&["FLASH.GRANT", &keys[0], "tee", "3", "TO", "1"]);
     let text = flashsale(&["balance", "--once", "--redis", &urls]).ok();
@@ -124,7 +105,7 @@ fn no_unit_arrives_before_replicas_know_that_it_left(redis: RedisServerBuilder) 
     let urls = servers.each_ref().map(RedisServer::url).join(",");
     create(&urls, &["--shards", "2", "--stock", "tee=20"]);
     let (mut client, mut other) = (servers[0].client(), servers[1].client());
-    let keys = keys(&mut client, 2);
+    let keys = shard_keys(&mut client, SALE, 2);
     replica.wait_for_primary(&servers[0]);
     replica.signal(libc::SIGSTOP);
     // Granted by somebody else, on another connection: whoever finishes it must wait for replicas all the same.
@@ -151,7 +132,7 @@ fn two_balancers_and_servers_that_die_make_no_unit(redis: RedisServerBuilder) {
     let mut balancers = [balancer(&urls, &[]), balancer(&urls, &[])];
     let mut client = servers[1].client();
     let buyers = buyers_of(&mut client, 1, 2, 300);
-    let key = keys(&mut client, 2)[1].clone();
+    let key = shard_keys(&mut client, SALE, 2)[1].clone();
     sell(&mut client, &key, &buyers, 160);
     for round in 0..3 {
         // The donor dies while its units move; the buyers' shard goes on.

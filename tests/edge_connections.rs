@@ -40,15 +40,8 @@ fn read_answer(stream: &mut TcpStream) -> String {
     answer + &String::from_utf8_lossy(&body)
 }
 
-/// The value of a metric, 0 if it is not there.
-fn metric(proxy: &Proxy, name: &str) -> u64 {
-    let text = Http::new().get(&proxy.admin_url("/metrics")).text();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
-    line.map_or(0, |value| value.parse().expect("a number"))
-}
-
 fn refused(proxy: &Proxy, reason: &str) -> u64 {
-    metric(proxy, &format!("flashsale_connections_refused_total{{reason=\"{reason}\"}}"))
+    proxy.metric("flashsale_connections_refused_total", &[reason]) as u64
 }
 
 /// Sends a byte at a time until the other side has had enough; how long that took.
@@ -429,7 +422,9 @@ fn ten_thousand_slow_connections_do_not_shut_out_the_others() {
         }
     }
     assert_eq!(shop.requests_to("/page").len(), 200);
-    wait_until("the slow ones are gone", Duration::from_secs(60), || metric(&proxy, "flashsale_connections") < 100);
+    wait_until("the slow ones are gone", Duration::from_secs(60), || {
+        proxy.metric("flashsale_connections", &[]) < 100.0
+    });
     assert!(refused(&proxy, "slow-header") >= count as u64 * 9 / 10, "{} cut", refused(&proxy, "slow-header"));
 }
 

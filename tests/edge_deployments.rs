@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flashsale_tests::http::{Answer, Http};
-use flashsale_tests::sale::{assert_audit_is_clean, confirmed_orders, stock};
+use flashsale_tests::sale::{assert_audit_is_clean, confirmed_orders, shard_keys, stock};
 use flashsale_tests::shop::Shop;
 use flashsale_tests::{Client, Cluster, Proxy, RedisServer, Sentinel, Server, free_port, wait_until};
 
@@ -21,18 +21,13 @@ fn send(http: &Http, proxy: &Proxy, call: &str, buyer: &str, id: &str) -> Answer
 
 /// Makes a sale `s` in shards; gives their keys.
 fn make_shards(cluster: &Cluster, shards: usize, units: u32) -> Vec<String> {
+    let keys = shard_keys(&mut cluster.client_for("x"), "sale:s", shards);
     let (count, units) = (shards.to_string(), units.to_string());
-    let keys = cluster.client_for("x").ok(&["FLASH.SHARDS", "sale:s", &count]);
-    let keys: Vec<String> = keys.items().iter().map(|key| key.text()).collect();
     for (index, key) in keys.iter().enumerate() {
         let create = ["FLASH.CREATE", key, "SHARD", &index.to_string(), &count, "ITEMS", "shirt", &units];
         cluster.client_for(key).ok(&create);
     }
     keys
-}
-
-fn metric(proxy: &Proxy, line: &str) -> bool {
-    Http::new().get(&proxy.admin_url("/metrics")).text().lines().any(|other| other == line)
 }
 
 #[test]
@@ -247,7 +242,7 @@ fn tls_with_certificates_on_both_sides_and_a_user_of_few_rights() {
         .set("redis.tls_key_file", &format!("{:?}", path("edge.key")))
         .start();
     let http = Http::new();
-    wait_until("the edge listens", PATIENCE, || metric(&with_certificate, "flashsale_channel_up 1"));
+    wait_until("the edge listens", PATIENCE, || with_certificate.metric("flashsale_channel_up", &[]) == 1.0);
     let held = send(&http, &with_certificate, "holds", "ann", "h1");
     assert_eq!(held.status, 201, "{}", held.text());
     let order = send(&http, &with_certificate, "orders", "ann", "o1");
@@ -284,11 +279,11 @@ fn a_breaker_opens_when_a_server_hangs_and_closes_when_it_answers() {
         number += 1;
         let status = send(&http, &proxy, "holds", "ann", &format!("h{number}")).status;
         assert!(matches!(status, 202 | 503), "{status}");
-        status == 503 && metric(&proxy, "flashsale_redis_breakers_open 1")
+        status == 503 && proxy.metric("flashsale_redis_breakers_open", &[]) == 1.0
     });
     redis.signal(libc::SIGCONT);
     wait_until("it sells", PATIENCE, || send(&http, &proxy, "holds", "bob", "again").status < 202);
-    assert!(metric(&proxy, "flashsale_redis_breakers_open 0"));
+    assert!(proxy.metric("flashsale_redis_breakers_open", &[]) == 0.0);
     // None of those that were refused or left open has happened twice.
     let held = stock(&mut redis.client(), "sale:s", "shirt").held;
     assert!(held <= i64::from(number) + 2, "{held} of {number}");

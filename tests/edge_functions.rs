@@ -58,7 +58,7 @@ fn due_holds_end_though_nobody_asks(server: Server) {
     for due in ["{sale:s}:due", "sale:t{7}:due"] {
         wait_until("the hold is swept", PATIENCE, || client.ok(&["ZCARD", due]).integer() == 0);
     }
-    let metrics = Http::new().get(&proxy.admin_url("/metrics")).text();
+    let metrics = proxy.metrics();
     assert!(metrics.contains("flashsale_swept_holds_total 2"), "{metrics}");
 }
 

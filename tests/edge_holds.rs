@@ -1,10 +1,10 @@
 //! What a buyer and a shop can do to a sale over HTTP, and what they are told when they cannot.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use flashsale_tests::http::{Answer, Http};
+use flashsale_tests::http::{Answer, Http, assert_refused};
 use flashsale_tests::sale::{assert_audit_is_clean, stock};
-use flashsale_tests::{Client, Proxy, RedisServer, Server, wait_until};
+use flashsale_tests::{Client, Proxy, RedisServer, Server, unix_ms, wait_until};
 
 const SERVER_KEY: &str = "the shop's own key, not short";
 
@@ -50,18 +50,6 @@ impl Scene {
     }
 }
 
-#[track_caller]
-fn assert_refused(answer: &Answer, status: u16, word: &str) {
-    assert_eq!((answer.status, answer.problem().as_str()), (status, word), "{}", answer.text());
-    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
-    assert_eq!(answer.json()["status"], status);
-    assert_eq!(answer.header("cache-control"), Some("no-store"));
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
-}
-
 #[test]
 fn a_hold_lives_through_all_its_calls() {
     let scene = Scene::with("FLASH.CREATE sale:s HOLD 60000 ITEMS shirt 5 mug 5");
@@ -70,7 +58,7 @@ fn a_hold_lives_through_all_its_calls() {
     assert_eq!(held.status, 201, "{}", held.text());
     assert_eq!(held.json()["items"][1], serde_json::json!({"sku": "mug", "qty": 2}));
     let deadline = held.json()["deadline"].as_u64().expect("a deadline");
-    assert!(deadline > now_ms() + 50_000 && deadline < now_ms() + 61_000);
+    assert!(deadline > unix_ms() + 50_000 && deadline < unix_ms() + 61_000);
 
     let seen = scene.call("GET", "/flash/s/holds/h1", "ann", &[], "");
     assert_eq!((seen.status, seen.json()["state"].as_str()), (200, Some("held")), "{}", seen.text());
@@ -134,7 +122,7 @@ fn units_given_back_can_be_had_at_once() {
     let refused = scene.reserve("bob", "h2", "sku=shirt");
     assert_refused(&refused, 409, "all-held");
     assert!(refused.header("retry-after").is_some());
-    assert!(refused.json()["next"].as_u64() > Some(now_ms()));
+    assert!(refused.json()["next"].as_u64() > Some(unix_ms()));
     let released = scene.call("DELETE", "/flash/s/holds/h1", "ann", &[], "");
     assert_eq!((released.status, released.body.len()), (204, 0));
     assert_eq!(scene.call("DELETE", "/flash/s/holds/h1", "ann", &[], "").status, 204, "twice is once");
@@ -197,7 +185,7 @@ fn a_sale_says_what_it_is() {
     let seen = window.json();
     assert_eq!((seen["sale"].as_str(), seen["state"].as_str()), (Some("s"), Some("open")));
     assert_eq!(seen["skus"], serde_json::json!({"shirt": "many", "mug": "few", "cap": "none"}));
-    assert!(seen["server_time"].as_u64().expect("a time").abs_diff(now_ms()) < 5_000);
+    assert!(seen["server_time"].as_u64().expect("a time").abs_diff(unix_ms()) < 5_000);
     let head = scene.http.request("HEAD", &url, &[], b"");
     assert_eq!((head.status, head.body.len()), (200, 0));
 
@@ -214,14 +202,14 @@ fn a_sale_says_what_it_is() {
 
 #[test]
 fn a_sale_opens_by_itself() {
-    let opens_at = now_ms() + 1500;
+    let opens_at = unix_ms() + 1500;
     let scene = Scene::with(&format!("FLASH.CREATE sale:s OPENS {opens_at} ITEMS shirt 5"));
     let early = scene.reserve("ann", "h1", "sku=shirt");
     assert_refused(&early, 425, "not-open");
     assert_eq!(early.json()["opens_at"], opens_at);
     assert!(early.header("retry-after").is_some());
     wait_until("it opens", Duration::from_secs(5), || scene.reserve("ann", "h1", "sku=shirt").status == 201);
-    assert!(now_ms() >= opens_at && now_ms() < opens_at + 1000, "{} ms late", now_ms() - opens_at);
+    assert!(unix_ms() >= opens_at && unix_ms() < opens_at + 1000, "{} ms late", unix_ms() - opens_at);
     assert_refused(&scene.reserve("ann", "h2", "sku=hat"), 404, "no-sku");
 }
 

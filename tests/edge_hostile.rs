@@ -124,9 +124,7 @@ fn who_leaves_in_mid_request_is_told_when_it_asks_again() {
     assert!(proxy.is_alive());
     assert_eq!(stock(&mut redis.client(), "sale:s", "shirt").held, 40, "each was carried out once");
     assert_audit_is_clean(&mut redis.client(), "sale:s");
-    wait_until("nothing of them is left", PATIENCE, || {
-        http.get(&proxy.admin_url("/metrics")).text().contains("flashsale_requests_in_flight 0")
-    });
+    wait_until("nothing of them is left", PATIENCE, || proxy.metrics().contains("flashsale_requests_in_flight 0"));
 }
 
 /// A server that does `talk` with every connection.

@@ -54,9 +54,7 @@ fn restocking_is_known_at_once_by_the_state_channel() {
     // Polling alone would find out in a minute.
     let (redis, proxy, http) = scene("FLASH.CREATE sale:s ITEMS shirt 1", 60_000);
     let mut client = redis.client();
-    wait_until("the edge listens", PATIENCE, || {
-        http.get(&proxy.admin_url("/metrics")).text().contains("flashsale_channel_up 1")
-    });
+    wait_until("the edge listens", PATIENCE, || proxy.metrics().contains("flashsale_channel_up 1"));
     client.ok(&["FLASH.ORDER", "sale:s", "o", "ann", "ITEMS", "shirt", "1"]);
     assert_eq!(reserve(&http, &proxy, "bob"), (409, "sold-out".to_owned()));
     client.ok(&["FLASH.STOCK", "sale:s", "shirt", "1"]);

@@ -31,7 +31,7 @@ fn an_address_that_asks_too_often_is_refused_and_others_are_not() {
     // A household has one IPv6 network, however many addresses it takes from it.
     let household = (1..=30).map(|host| window(&http, &proxy, &format!("2001:db8::{host:x}")).status);
     assert!(household.filter(|status| *status == 429).count() >= 10);
-    let metrics = http.get(&proxy.admin_url("/metrics")).text();
+    let metrics = proxy.metrics();
     assert!(metrics.contains("flashsale_stage_total{outcome=\"rate-limited\",stage=\"address\"}"), "{metrics}");
     assert!(!metrics.contains("203.0.113"), "an address stands in the metrics");
 }
@@ -57,7 +57,7 @@ fn a_limit_can_be_tried_out_first() {
     for _ in 0..20 {
         assert_eq!(window(&http, &proxy, "203.0.113.1").status, 200);
     }
-    let metrics = http.get(&proxy.admin_url("/metrics")).text();
+    let metrics = proxy.metrics();
     assert!(metrics.contains("flashsale_shadowed_total{outcome=\"rate-limited\",stage=\"address\"}"), "{metrics}");
 }
 

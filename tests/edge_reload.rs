@@ -178,11 +178,7 @@ fn a_reload_that_is_refused_changes_nothing() {
     let redis = redis_with_sale();
     let mut proxy = Proxy::builder().redis(&redis).start();
     let http = Http::new();
-    let limit = |proxy: &Proxy| {
-        let metrics = http.get(&proxy.admin_url("/metrics")).text();
-        let value = metrics.lines().find_map(|line| line.strip_prefix("flashsale_lane_limit ")?.parse::<u32>().ok());
-        value.unwrap_or_else(|| panic!("no limit in {metrics}"))
-    };
+    let limit = |proxy: &Proxy| proxy.metric("flashsale_lane_limit", &[]) as u32;
     assert_eq!(limit(&proxy), 1000);
     let narrow = "{ limit = 100, min = 10, max = 100 }";
     proxy.rewrite(|builder| {
@@ -228,7 +224,7 @@ fn levels_lanes_and_known_state_are_taken_over() {
     assert_eq!(reserve(&proxy), 201);
     wait_until("the picture is fetched anew", PATIENCE, || supply(&proxy) == json!("few"));
     assert_eq!(http.get(&proxy.admin_url("/api/level")).json()["level"], 1, "set by hand, and so it stays");
-    assert!(http.get(&proxy.admin_url("/metrics")).text().contains("flashsale_lane_limit 77"));
+    assert!(proxy.metrics().contains("flashsale_lane_limit 77"));
 }
 
 #[test]

@@ -181,7 +181,7 @@ fn news_of_one_shard_are_known_at_once() {
     let redis = server();
     let proxy = Proxy::builder().redis(&redis).set("known.refresh_ms", "60000");
     let mut scene = Scene::set(&[1, 0], |_, _| redis.client(), proxy);
-    let metrics = || scene.http.get(&scene.proxy.admin_url("/metrics")).text();
+    let metrics = || scene.proxy.metrics();
     wait_until("the edge listens", PATIENCE, || metrics().contains("flashsale_channel_up 1"));
     let (seller, late) = (scene.buyer_of(0, 0), scene.buyer_of(0, 1));
     let hold = scene.hold_of(&seller);
@@ -263,7 +263,7 @@ fn in_a_cluster_each_shard_has_its_node() {
     let plain = |buyer: &str| scene.call("POST", "/flash/plain/orders?sku=shirt", buyer).status;
     wait_until("it sells", PATIENCE, || plain("ann") == 200);
     wait_until("the pattern hears it", PATIENCE, || {
-        let metrics = scene.http.get(&scene.proxy.admin_url("/metrics")).text();
+        let metrics = scene.proxy.metrics();
         metrics.contains("flashsale_channel_messages_total{kind=\"soldout\"}")
     });
 }

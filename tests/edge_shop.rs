@@ -255,7 +255,7 @@ fn product_pages_are_kept_by_rule_and_nothing_else_is() {
     }
     assert_eq!(shop.requests_to("/p/broken").len(), 2, "errors are not kept");
     assert_eq!(get("/p/shirt", &[]).status, 200, "what was kept is there while the shop is not well");
-    let metrics = http.get(&proxy.admin_url("/metrics")).text();
+    let metrics = proxy.metrics();
     assert!(metrics.contains("flashsale_cache_total{outcome=\"miss\"} 4"), "{metrics}");
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use flashsale_tests::http::{Answer, Http};
+use flashsale_tests::http::{Answer, Http, assert_refused};
 use flashsale_tests::sale::{assert_audit_is_clean, stock};
 use flashsale_tests::{Client, Proxy, ProxyBuilder, RedisServer, Server, wait_until};
 use serde_json::json;
@@ -36,11 +36,6 @@ impl Scene {
         self.send("POST", "/flash/s/holds?sku=shirt", buyer, "203.0.113.1")
     }
 
-    /// The sum of all samples of a metric whose labels have all these texts.
-    fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        metric(&self.http, &self.proxy, name, labels)
-    }
-
     fn level(&self) -> u64 {
         self.http.get(&self.proxy.admin_url("/api/level")).json()["level"].as_u64().expect("a level")
     }
@@ -55,19 +50,6 @@ fn send(http: &Http, proxy: &Proxy, method: &str, path: &str, buyer: &str, addre
     let bearer = proxy.bearer(buyer);
     let headers = [("authorization", bearer.as_str()), ("x-forwarded-for", address)];
     http.request(method, &proxy.url(path), &headers, b"")
-}
-
-fn metric(http: &Http, proxy: &Proxy, name: &str, labels: &[&str]) -> f64 {
-    let text = http.get(&proxy.admin_url("/metrics")).text();
-    let of_it = text
-        .lines()
-        .filter(|line| line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label)));
-    of_it.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-}
-
-#[track_caller]
-fn assert_refused(answer: &Answer, status: u16, word: &str) {
-    assert_eq!((answer.status, answer.problem().as_str()), (status, word), "{}", answer.text());
 }
 
 #[test]
@@ -101,10 +83,10 @@ fn lists_keep_out_and_let_in_and_are_read_again() {
     assert_eq!(reserve("dan", "203.0.113.5").status, 201);
     // A list that cannot be read leaves the last one in force.
     std::fs::write(folder.join("deny.txt"), "198.51.100.0/24\nnonsense here\n").expect("the folder can be written");
-    wait_until("it is looked at", SOON, || scene.metric("flashsale_list_refreshes_total", &["error"]) > 0.0);
+    wait_until("it is looked at", SOON, || scene.proxy.metric("flashsale_list_refreshes_total", &["error"]) > 0.0);
     assert_refused(&reserve("eli", "198.51.100.1"), 403, "denied");
-    assert!(scene.metric("flashsale_stage_total", &["stage=\"list\"", "denied"]) >= 4.0);
-    assert!(scene.metric("flashsale_stage_total", &["stage=\"buyer-list\"", "denied"]) >= 1.0);
+    assert!(scene.proxy.metric("flashsale_stage_total", &["stage=\"list\"", "denied"]) >= 4.0);
+    assert!(scene.proxy.metric("flashsale_stage_total", &["stage=\"buyer-list\"", "denied"]) >= 1.0);
 }
 
 #[test]
@@ -149,7 +131,8 @@ fn a_sale_and_the_server_have_limits_that_spare_those_who_hold() {
     wait_until("the other sale gives", SOON, || {
         scene.send("POST", "/flash/t/holds?sku=shirt", "ann", "203.0.113.1").status == 201
     });
-    let seen = |stage: &str| scene.metric("flashsale_stage_total", &[&format!("stage=\"{stage}\""), "rate-limited"]);
+    let seen =
+        |stage: &str| scene.proxy.metric("flashsale_stage_total", &[&format!("stage=\"{stage}\""), "rate-limited"]);
     for _ in 0..100 {
         scene.send("GET", "/flash/s", "ann", "203.0.113.1");
     }
@@ -178,7 +161,7 @@ fn levels_turn_arrivals_away_and_nobody_who_holds() {
         assert_eq!(scene.send("POST", &path, &format!("early {number}"), "203.0.113.1").status, 200);
     }
     assert_eq!(scene.http.get(&scene.proxy.url("/flash/s")).status, 200);
-    assert_eq!(scene.metric("flashsale_level", &[]), 3.0);
+    assert_eq!(scene.proxy.metric("flashsale_level", &[]), 3.0);
     assert_eq!(scene.set_level("{\"level\":null}").json()["level"], 0);
     assert_eq!(scene.reserve("last").status, 201);
 }
@@ -242,9 +225,9 @@ fn no_more_buyers_are_inside_than_there_may_be_units_for() {
         answers.iter().filter(|answer| answer.status == 503).all(|answer| answer.header("retry-after").is_some());
     // Twice as many as there are units are let in, fewer once all are known to be held.
     assert!((180..=190).contains(&outside) && waits, "{outside}");
-    let asked = scene.metric("flashsale_redis_calls_total", &["command=\"reserve\""]);
+    let asked = scene.proxy.metric("flashsale_redis_calls_total", &["command=\"reserve\""]);
     assert!((10.0..=20.0).contains(&asked), "{asked}");
-    let turned_away = scene.metric("flashsale_stage_total", &["stage=\"admission\"", "overloaded"]);
+    let turned_away = scene.proxy.metric("flashsale_stage_total", &["stage=\"admission\"", "overloaded"]);
     assert_eq!(turned_away, outside as f64);
     assert_eq!(stock(&mut scene.client(), "sale:s", "shirt").held, 10);
     assert_audit_is_clean(&mut scene.client(), "sale:s");
@@ -298,7 +281,7 @@ fn who_pays_finds_room_in_a_rush_of_arrivals() {
             .map(|number| scope.spawn(move || (scene.reserve(&format!("late {number}")), paused.elapsed())))
             .collect();
         wait_until("the lane of arrivals is full", SOON, || {
-            scene.metric("flashsale_stage_total", &["stage=\"lane\"", "overloaded"]) > 0.0
+            scene.proxy.metric("flashsale_stage_total", &["stage=\"lane\"", "overloaded"]) > 0.0
         });
         let payments: Vec<_> = holds
             .iter()
@@ -331,8 +314,7 @@ fn proxies_share_a_limit_without_asking_for_each_request() {
     };
     let mut scene = Scene::with("FLASH.CREATE sale:s ITEMS shirt 1000000", settings);
     let other = settings(Proxy::builder().redis(&scene.redis)).start();
-    let passed =
-        |proxy: &Proxy| metric(&scene.http, proxy, "flashsale_stage_total", &["stage=\"shared\"", "outcome=\"pass\""]);
+    let passed = |proxy: &Proxy| proxy.metric("flashsale_stage_total", &["stage=\"shared\"", "outcome=\"pass\""]);
     let hammer = |lasts: Duration| {
         let began = Instant::now();
         std::thread::scope(|scope| {
@@ -359,12 +341,12 @@ fn proxies_share_a_limit_without_asking_for_each_request() {
     assert!(through <= most, "{through} passed, {most} at most");
     assert!(through >= PER_SECOND * 1.5, "{through} passed");
     let asked: f64 = [&scene.proxy, &other]
-        .map(|proxy| metric(&scene.http, proxy, "flashsale_redis_calls_total", &["command=\"throttle\""]))
+        .map(|proxy| proxy.metric("flashsale_redis_calls_total", &["command=\"throttle\""]))
         .iter()
         .sum();
     let ticks = began.elapsed().as_secs_f64() * 10.0 + 2.0;
     assert!(asked <= 2.0 * 2.0 * ticks, "{asked} questions in {ticks} leases of two proxies");
-    let refused = metric(&scene.http, &other, "flashsale_stage_total", &["stage=\"shared\"", "rate-limited"]);
+    let refused = other.metric("flashsale_stage_total", &["stage=\"shared\"", "rate-limited"]);
     assert!(refused > 0.0);
 
     // Without Redis the lease shrinks to nothing, and the gates stay as good as shut.
@@ -374,5 +356,5 @@ fn proxies_share_a_limit_without_asking_for_each_request() {
     hammer(Duration::from_secs(2));
     let after = passed(&scene.proxy) + passed(&other);
     assert!(after - before <= 4.0, "{} passed in two seconds without Redis", after - before);
-    assert!(metric(&scene.http, &other, "flashsale_leases_total", &["alone"]) > 0.0);
+    assert!(other.metric("flashsale_leases_total", &["alone"]) > 0.0);
 }

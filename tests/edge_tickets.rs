@@ -1,11 +1,11 @@
 //! Tickets: what they are good for, on every proxy with the same key, and what they are not.
 
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use flashsale_tests::http::{Answer, Http};
+use flashsale_tests::http::{Answer, Http, assert_refused};
 use flashsale_tests::sale::{assert_audit_is_clean, stock};
-use flashsale_tests::{Proxy, ProxyBuilder, RedisServer, Server, Site, wait_until};
+use flashsale_tests::{Proxy, ProxyBuilder, RedisServer, Server, Site, unix_ms, wait_until};
 use serde_json::{Value, json};
 
 const OLD_KEY: &str = "the ticket key of last week, 32 bytes or more";
@@ -50,15 +50,6 @@ fn reserve(http: &Http, proxy: &Proxy, sale: &str, ticket: &str) -> Answer {
     http.request("POST", &url, &[("flash-ticket", ticket)], b"")
 }
 
-#[track_caller]
-fn assert_refused(answer: &Answer, status: u16, word: &str) {
-    assert_eq!((answer.status, answer.problem().as_str()), (status, word), "{}", answer.text());
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as u64
-}
-
 #[test]
 fn a_ticket_finds_one_hold_however_often_and_wherever_it_is_shown() {
     let (redis, http) = (redis(), Http::new());
@@ -67,7 +58,7 @@ fn a_ticket_finds_one_hold_however_often_and_wherever_it_is_shown() {
     let answer = ask(&http, &first, "s", "ann", "");
     assert_eq!(answer.header("cache-control"), Some("no-store"));
     let expires_at = answer.json()["expires_at"].as_u64().expect("a time");
-    assert!(expires_at.abs_diff(now_ms() + 600_000) < 10_000);
+    assert!(expires_at.abs_diff(unix_ms() + 600_000) < 10_000);
     let ticket = answer.json()["ticket"].as_str().expect("a ticket").to_owned();
 
     let held = reserve(&http, &first, "s", &ticket);
@@ -122,7 +113,7 @@ fn broken_tickets_are_refused_before_redis() {
     redis.client().ok(&["FLASH.CREATE", "sale:t", "ITEMS", "shirt", "10"]);
     let proxy = proxy(&redis, "required", &["old"]).set("tickets.ttl_s", "3").start();
     let ticket = fetch(&http, &proxy, "ann");
-    let metrics = || http.get(&proxy.admin_url("/metrics")).text();
+    let metrics = || proxy.metrics();
     assert!(!metrics().contains("flashsale_redis_calls_total{command=\"reserve\""));
     let change = |place: usize| {
         let mut changed = ticket.clone().into_bytes();
@@ -154,9 +145,9 @@ fn broken_tickets_are_refused_before_redis() {
 fn tickets_are_given_to_buyers_of_sales_that_can_still_give() {
     let (redis, http) = (redis(), Http::new());
     let mut client = redis.client();
-    let soon = now_ms() + 3_000;
+    let soon = unix_ms() + 3_000;
     client.ok(&["FLASH.CREATE", "sale:soon", "OPENS", &soon.to_string(), "ITEMS", "shirt", "10"]);
-    client.ok(&["FLASH.CREATE", "sale:later", "OPENS", &(now_ms() + 7_200_000).to_string(), "ITEMS", "shirt", "10"]);
+    client.ok(&["FLASH.CREATE", "sale:later", "OPENS", &(unix_ms() + 7_200_000).to_string(), "ITEMS", "shirt", "10"]);
     client.ok(&["FLASH.CREATE", "sale:gone", "ITEMS", "shirt", "0"]);
     client.ok(&["FLASH.CREATE", "sale:over", "ITEMS", "shirt", "1"]);
     client.ok(&["FLASH.CLOSE", "sale:over"]);
@@ -232,7 +223,7 @@ fn a_ticket_may_cost_work_and_work_is_good_for_one() {
     assert_eq!(ask(&http, &proxy, "s", "ann", &response(&next)).status, 200);
     assert_refused(&ask(&http, &proxy, "s", "ann", &response("bm90IG9uZQ==")), 403, "challenge");
     assert_eq!(ask(&http, &proxy, "free", "ann", "").status, 200);
-    let metrics = http.get(&proxy.admin_url("/metrics")).text();
+    let metrics = proxy.metrics();
     for line in ["outcome=\"solved\"} 2", "outcome=\"used\"} 2", "outcome=\"asked\"} 1", "outcome=\"wrong\"} 2"] {
         assert!(metrics.contains(&format!("flashsale_challenges_total{{kind=\"altcha\",{line}")), "{line}\n{metrics}");
     }

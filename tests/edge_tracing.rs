@@ -137,9 +137,7 @@ fn a_tracing_system_that_is_away_holds_nobody_up_and_another_is_taken_over_by_a_
     let nobody = format!("\"http://127.0.0.1:{}\"", free_port());
     let mut proxy = traced(&collector, "1.0").redis(&redis).set("tracing.endpoint", &nobody).start();
     let http = Http::new();
-    let counted = |proxy: &Proxy| {
-        http.get(&proxy.admin_url("/metrics")).text().contains("flashsale_trace_exports_total{outcome=\"error\"}")
-    };
+    let counted = |proxy: &Proxy| proxy.metrics().contains("flashsale_trace_exports_total{outcome=\"error\"}");
     assert_eq!(http.get(&proxy.url("/flash/s")).status, 200);
     wait_until("the failure is counted", PATIENCE, || counted(&proxy));
     let warnings = |proxy: &Proxy| proxy.log().matches("spans do not reach").count();

@@ -89,11 +89,7 @@ fn a_redis_that_is_paused_is_given_up_at_once_and_found_again() {
         let headers = [("authorization", bearer.as_str()), ("idempotency-key", hold)];
         http.request("POST", &proxy.url("/flash/spring/holds?sku=shirt&qty=1"), &headers, b"")
     };
-    let breaker = |event: &str| {
-        let metrics = http.get(&proxy.admin_url("/metrics")).text();
-        let line = format!("flashsale_redis_breaker_total{{event=\"{event}\"}} ");
-        metrics.lines().find_map(|text| text.strip_prefix(&line)?.parse::<u64>().ok()).unwrap_or(0)
-    };
+    let breaker = |event: &str| proxy.metric("flashsale_redis_breaker_total", &[event]) as u64;
     assert_eq!(ask("h0").status, 201);
     redis.client().ok(&["CLIENT", "PAUSE", "10000", "ALL"]);
     let paused = std::time::Instant::now();

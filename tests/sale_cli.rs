@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use flashsale_tests::cli::{Ran, flashsale};
 use flashsale_tests::process::Process;
+use flashsale_tests::sale::{buyers_of, shard_keys};
 use flashsale_tests::{Client, Cluster, RedisServer, Server, artifacts, on_every_server, wait_until};
 use serde_json::Value;
 
@@ -52,23 +53,13 @@ impl Two {
     #[track_caller]
     fn shard(&self, name: &str, index: usize, shards: usize) -> (String, Client) {
         let mut client = self.servers[index % 2].client();
-        let keys = client.ok(&["FLASH.SHARDS", &format!("sale:{name}"), &shards.to_string()]);
-        (keys.at(index).text(), client)
+        (shard_keys(&mut client, &format!("sale:{name}"), shards).swap_remove(index), client)
     }
 }
 
 #[track_caller]
 fn sum(show: &Value, sku: &str, field: &str) -> u64 {
     show["skus"][sku][field].as_u64().unwrap_or_else(|| panic!("no {field} of {sku} in {show}"))
-}
-
-/// A buyer who lives in shard `index` of `shards`.
-fn buyer_of(client: &mut Client, index: usize, shards: usize) -> String {
-    let keys = client.ok(&["FLASH.SHARDS", "x", &shards.to_string()]);
-    (0..)
-        .map(|number| format!("buyer-{number}"))
-        .find(|buyer| client.ok(&["FLASH.ROUTE", "x", &shards.to_string(), buyer]) == *keys.at(index))
-        .expect("every shard has buyers")
 }
 
 fn two_servers_share_a_sale(server: Server) {
@@ -121,7 +112,7 @@ fn two_servers_share_a_sale(server: Server) {
     );
     assert!(two.run(&["sale", "list"]).ok().contains("42  open"));
 
-    let buyer = buyer_of(&mut client, 1, 4);
+    let buyer = buyers_of(&mut client, 1, 4, 1).remove(0);
     client.ok(&["FLASH.RESERVE", &key, "h1", &buyer, "ITEMS", "tee", "1"]);
     client.ok(&["FLASH.ORDER", &key, "o1", &buyer, "REF", "pay-1", "ITEMS", "mug", "1"]);
     let held = two.run(&["holds", "42", "--state", "held", "--json"]).json();
@@ -141,7 +132,7 @@ fn units_are_withdrawn_wherever_they_are(server: Server) {
     two.run(&["sale", "create", "1", "--shards", "4", "--stock", "tee=40"]).ok();
     // Shard 2 sells all that it has: its part must come from elsewhere.
     let (key, mut client) = two.shard("1", 2, 4);
-    let buyer = buyer_of(&mut client, 2, 4);
+    let buyer = buyers_of(&mut client, 2, 4, 1).remove(0);
     client.ok(&["FLASH.RESERVE", &key, "h1", &buyer, "ITEMS", "tee", "10"]);
     for _ in 0..2 {
         two.run(&["sale", "restock", "1", "tee=-24", "--id", "back"]).ok();
@@ -159,7 +150,7 @@ fn closing_collects_what_is_left(server: Server) {
     let two = Two::start(server);
     two.run(&["sale", "create", "1", "--shards", "3", "--stock", "tee=30", "--stock", "mug=1"]).ok();
     let (key, mut client) = two.shard("1", 1, 3);
-    let buyer = buyer_of(&mut client, 1, 3);
+    let buyer = buyers_of(&mut client, 1, 3, 1).remove(0);
     client.ok(&["FLASH.RESERVE", &key, "h1", &buyer, "ITEMS", "tee", "4"]);
     let text = two.run(&["sale", "close", "1"]).ok();
     assert!(text.contains("tee: 16 units collected") && text.contains("4 units are still held"), "{text}");
@@ -223,7 +214,7 @@ fn what_is_left_of_an_earlier_sale_is_refused(server: Server) {
 
     // A shard that has sold, without its siblings: from an earlier sale, or buyers were faster than the creation.
     let (key, mut client) = two.shard("1", 1, 4);
-    let buyer = buyer_of(&mut client, 1, 4);
+    let buyer = buyers_of(&mut client, 1, 4, 1).remove(0);
     client.ok(&["FLASH.ORDER", &key, "o1", &buyer, "ITEMS", "tee", "3"]);
     delete(0);
     delete(2);

@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 
 use flashsale_tests::cli::{Ran, flashsale};
 use flashsale_tests::http::{Answer, Http};
-use flashsale_tests::sale::confirmed_orders;
+use flashsale_tests::sale::{buyers_of, confirmed_orders, shard_keys};
 use flashsale_tests::shop::Shop;
-use flashsale_tests::{
-    Client, Cluster, Proxy, RedisServer, Reply, Sentinel, Server, free_port, on_every_server, wait_until,
-};
+use flashsale_tests::{Client, Cluster, Proxy, RedisServer, Sentinel, Server, free_port, on_every_server, wait_until};
 use serde_json::Value;
 
 on_every_server!(every_unit_of_two_clusters_is_sold_to_buyers_of_one_shard);
 
 const PATIENCE: Duration = Duration::from_secs(90);
+/// What keys of the shards begin with.
+const SALE: &str = "sale:1";
 
 /// The addresses of each group.
 type Groups = Vec<Vec<String>>;
@@ -33,20 +33,6 @@ fn run(groups: &Groups, words: &[&str]) -> Ran {
     let mut all: Vec<&str> = words.to_vec();
     lists.iter().for_each(|list| all.extend(["--redis", list]));
     flashsale(&all)
-}
-
-#[track_caller]
-fn shard_keys(client: &mut Client, shards: usize) -> Vec<String> {
-    client.ok(&["FLASH.SHARDS", "sale:1", &shards.to_string()]).items().iter().map(Reply::text).collect()
-}
-
-/// Names of buyers who live in a shard.
-fn buyers_of(client: &mut Client, shard: usize, shards: usize, count: usize) -> Vec<String> {
-    let key = shard_keys(client, shards)[shard].clone();
-    let lives_here = |client: &mut Client, buyer: &str| {
-        client.ok(&["FLASH.ROUTE", "sale:1", &shards.to_string(), buyer]).text() == key
-    };
-    (0..).map(|number| format!("buyer-{number}")).filter(|buyer| lives_here(client, buyer)).take(count).collect()
 }
 
 /// The node of a cluster that has a key.
@@ -94,12 +80,6 @@ fn sell(proxies: &[Proxy], buyers: &[String], come_again: &[&str], told: &Atomic
     });
 }
 
-fn metric(proxy: &Proxy, name: &str) -> u64 {
-    let text = Http::new().get(&proxy.admin_url("/metrics")).text();
-    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-    value.unwrap_or_else(|| panic!("no {name} in {text}"))
-}
-
 fn every_unit_of_two_clusters_is_sold_to_buyers_of_one_shard(server: Server) {
     const SHARDS: usize = 8;
     const UNITS: usize = 160;
@@ -110,7 +90,7 @@ fn every_unit_of_two_clusters_is_sold_to_buyers_of_one_shard(server: Server) {
     run(&groups, &create).ok();
     run(&groups, &create).ok();
     let mut client = clusters[0].nodes().next().expect("a node").client();
-    let keys = shard_keys(&mut client, SHARDS);
+    let keys = shard_keys(&mut client, SALE, SHARDS);
     for (shard, key) in keys.iter().enumerate() {
         for (group, cluster) in clusters.iter().enumerate() {
             assert_eq!(owner(cluster, key).ok(&["EXISTS", key]).integer() == 1, shard % 2 == group, "shard {shard}");
@@ -141,8 +121,8 @@ fn every_unit_of_two_clusters_is_sold_to_buyers_of_one_shard(server: Server) {
         (0..SHARDS).filter(|shard| shard % 2 == parity).filter_map(|shard| accepted[shard.to_string()].as_u64()).sum()
     };
     assert_eq!((from(0), from(1)), (80, 60), "{accepted}");
-    let balanced: u64 = proxies.iter().map(|proxy| metric(proxy, "flashsale_balanced_units_total")).sum();
-    assert!((1..=80).contains(&balanced), "what the bus can move is left to it: {balanced} units by the balancers");
+    let balanced: f64 = proxies.iter().map(|proxy| proxy.metric("flashsale_balanced_units_total", &[])).sum();
+    assert!((1.0..=80.0).contains(&balanced), "what the bus can move is left to it: {balanced} units by the balancers");
 }
 
 #[test]
@@ -154,7 +134,7 @@ fn a_cluster_a_server_and_a_sentinels_primary_hold_one_sale() {
     let sentinel = Sentinel::watch(&primary, "mymaster");
     let groups: Groups = vec![urls(&cluster), vec![plain.url()], vec![sentinel.url()]];
     run(&groups, &["sale", "create", "1", "--shards", "6", "--stock", "tee=60"]).ok();
-    let keys = shard_keys(&mut plain.client(), 6);
+    let keys = shard_keys(&mut plain.client(), SALE, 6);
     for (shard, key) in keys.iter().enumerate() {
         let has = [
             owner(&cluster, key).ok(&["EXISTS", key]).integer(),
@@ -216,7 +196,7 @@ fn primaries_of_both_clusters_die_while_units_move_between_them() {
     let groups: Groups = clusters.iter().map(urls).collect();
     run(&groups, &["sale", "create", "1", "--shards", "4", "--stock", "tee=240", "--replicas", "1"]).ok();
     let mut client = clusters[0].nodes().next().expect("a node").client();
-    let (keys, buyers) = (shard_keys(&mut client, 4), buyers_of(&mut client, 3, 4, UNITS));
+    let (keys, buyers) = (shard_keys(&mut client, SALE, 4), buyers_of(&mut client, 3, 4, UNITS));
     let proxy = || Proxy::builder().redis_groups(&groups).set("durability.replicas", "1").start();
     let (proxies, told) = ([proxy(), proxy()], AtomicUsize::new(0));
     std::thread::scope(|scope| {

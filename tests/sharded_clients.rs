@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use flashsale_tests::sale::shard_keys;
 use flashsale_tests::sharded::ShardedSale;
-use flashsale_tests::{Cluster, RedisServer, Reply, Server, artifacts, on_every_server};
+use flashsale_tests::{Cluster, RedisServer, Server, artifacts, on_every_server};
 
 on_every_server!(buyers_are_routed_in_python, buyers_are_routed_in_node, the_home_of_a_buyer_is_the_key_slot_modulo_n,);
 
@@ -55,8 +56,7 @@ fn the_home_of_a_buyer_is_the_key_slot_modulo_n(server: Server) {
     ids.extend((0..=u8::MAX).map(|byte| vec![byte, b'\n', byte.wrapping_mul(167)]));
     for shards in [1, 2, 3, 12, 16_384] {
         let count = shards.to_string();
-        let keys = client.ok(&["FLASH.SHARDS", "spring", &count]);
-        let keys: Vec<String> = keys.items().iter().map(Reply::text).collect();
+        let keys = shard_keys(&mut client, "spring", shards);
         for id in &ids {
             let slot = client.ok(&[&b"CLUSTER"[..], b"KEYSLOT", id.as_slice()]).integer();
             let home = client.ok(&[&b"FLASH.ROUTE"[..], b"spring", count.as_bytes(), id.as_slice()]).text();

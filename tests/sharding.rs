@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use flashsale_tests::sale::order_entries;
+use flashsale_tests::sale::{order_entries, shard_keys};
 use flashsale_tests::sharded::{Buyer, ShardedSale, Sold};
 use flashsale_tests::{
     AppendFsync, Client, Cluster, ClusterClient, RedisServer, Server, artifacts, on_every_server, wait_until,
@@ -278,7 +278,7 @@ fn a_shard_that_is_left_from_an_earlier_sale_gives_nothing_and_takes_nothing() {
     let cluster = Cluster::with_module(Server::Redis70).start();
     let mut client = ClusterClient::new(&cluster);
     let mut node = cluster.nodes().next().expect("a node").client();
-    let keys: Vec<String> = node.ok(&["FLASH.SHARDS", "sale", "3"]).items().iter().map(|key| key.text()).collect();
+    let keys = shard_keys(&mut node, "sale", 3);
     let mut create = |edition: u64, shard: usize, units: u32| {
         let line = format!("FLASH.CREATE {} SHARD {shard} 3 EDITION {edition} ITEMS shirt {units}", keys[shard]);
         assert_eq!(client.line(&line).text(), "OK");

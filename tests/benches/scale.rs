@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use flashsale_tests::{Client, Clock, RedisServer, Reply, Server, wait_until};
+use flashsale_tests::{Client, Clock, RedisServer, Reply, Server, unix_ms, wait_until};
 
 const MILLION: usize = 1_000_000;
 /// Runs of what is measured in time.
@@ -234,11 +234,6 @@ fn million_due_at_once() -> (RedisServer, u64) {
     let redis = RedisServer::builder(Server::Redis70).module().set("dir", &dir.to_string_lossy()).start();
     assert_eq!(redis.client().ok(&["FLASH.INFO", "sale"]).get("holds").integer(), MILLION as i64);
     (redis, clock.now_ms() + HOLD_MS)
-}
-
-fn unix_ms() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.expect("the machine's clock is later than 1970").as_millis() as u64
 }
 
 /// Round trips of a client that pings all the time.

@@ -2,11 +2,10 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tempfile::TempDir;
 
-use crate::artifacts;
+use crate::{artifacts, unix_ms};
 
 /// A time of day that stands still until a test moves it, for servers started with
 /// [`crate::RedisServerBuilder::clock`]. So two of them see the same time, to the millisecond.
@@ -36,9 +35,8 @@ impl Clock {
             .unwrap_or_else(|error| panic!("cc did not run: {error}"));
         assert!(built.status.success(), "{}: {}", source.display(), String::from_utf8_lossy(&built.stderr));
         let file = File::options().create_new(true).write(true).open(dir.path().join("clock")).expect("a new file");
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the machine's clock is later than 1970");
         let mut clock = Clock { file, dir, now_ms: 0 };
-        clock.set(now.as_millis() as u64);
+        clock.set(unix_ms());
         clock
     }
 

@@ -43,6 +43,15 @@ impl Answer {
     }
 }
 
+/// Asserts that an answer is a refusal by this status and word, as RFC 9457 wants it, and that nobody keeps it.
+#[track_caller]
+pub fn assert_refused(answer: &Answer, status: u16, word: &str) {
+    assert_eq!((answer.status, answer.problem().as_str()), (status, word), "{}", answer.text());
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    assert_eq!(answer.json()["status"], status);
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+}
+
 /// A client with keep-alive. Clones share connections.
 #[derive(Debug, Clone)]
 pub struct Http {

@@ -57,7 +57,7 @@ pub use reply::Reply;
 pub use sentinel::Sentinel;
 pub use server::Server;
 pub use site::Site;
-pub use wait::wait_until;
+pub use wait::{unix_ms, wait_until};
 
 /// Runs each named function, which takes a [`Server`], as one test per server version.
 ///

@@ -169,6 +169,23 @@ impl Proxy {
         format!("http://{}{path}", self.addresses.admin)
     }
 
+    /// All metrics as a scraper gets them.
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        Http::new().get(&self.admin_url("/metrics")).text()
+    }
+
+    /// The sum of all samples of a metric whose labels have all these texts; 0 if there is none.
+    #[track_caller]
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let metrics = self.metrics();
+        let is_of_it = |line: &&str| {
+            line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label))
+        };
+        let sample = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+        metrics.lines().filter(is_of_it).filter_map(sample).sum()
+    }
+
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }

@@ -22,6 +22,20 @@ pub fn orders_key(key: &str) -> String {
     if tagged { format!("{key}:orders") } else { format!("{{{key}}}:orders") }
 }
 
+/// The keys of a sale's shards, in their order.
+#[track_caller]
+pub fn shard_keys(client: &mut Client, name: &str, shards: usize) -> Vec<String> {
+    client.ok(&["FLASH.SHARDS", name, &shards.to_string()]).items().iter().map(Reply::text).collect()
+}
+
+/// The first `count` of `buyer-0`, `buyer-1` and so on who live in a shard, in sales of so many shards.
+#[track_caller]
+pub fn buyers_of(client: &mut Client, shard: usize, shards: usize, count: usize) -> Vec<String> {
+    let (key, shards) = (shard_keys(client, "any", shards).swap_remove(shard), shards.to_string());
+    let lives_here = |buyer: &String| client.ok(&["FLASH.ROUTE", "any", &shards, buyer]).text() == key;
+    (0..).map(|number| format!("buyer-{number}")).filter(lives_here).take(count).collect()
+}
+
 /// The counters of `sku`.
 #[track_caller]
 pub fn stock(client: &mut Client, key: &str, sku: &str) -> Stock {

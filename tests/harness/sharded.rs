@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::sale::confirmed_orders;
-use crate::{Client, Cluster, ClusterClient, Reply, wait_until};
+use crate::sale::{confirmed_orders, shard_keys};
+use crate::{Client, Cluster, ClusterClient, wait_until};
 
 /// How long units may be on their way once nobody asks for more.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,9 +49,8 @@ impl ShardedSale {
     #[track_caller]
     pub fn create(cluster: &Cluster, name: &str, stock: &[i64]) -> ShardedSale {
         let mut client = ClusterClient::new(cluster);
-        let count = stock.len().to_string();
-        let keys = cluster.nodes().next().expect("a node").client().ok(&["FLASH.SHARDS", name, &count]);
-        let keys: Vec<String> = keys.items().iter().map(Reply::text).collect();
+        let count = stock.len();
+        let keys = shard_keys(&mut cluster.nodes().next().expect("a node").client(), name, count);
         for (index, (key, units)) in keys.iter().zip(stock).enumerate() {
             let line = format!("FLASH.CREATE {key} SHARD {index} {count} ITEMS shirt {units}");
             assert_eq!(client.line(&line).text(), "OK", "{line}");

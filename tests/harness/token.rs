@@ -1,11 +1,11 @@
 //! The shop's identity tokens (JWT), good ones and others.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 pub use jsonwebtoken::Algorithm;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
+
+use crate::unix_ms;
 
 /// The claims of a token that is good for an hour: `sub` is the buyer.
 pub fn claims(buyer: &str) -> Value {
@@ -31,7 +31,7 @@ pub fn bearer(buyer: &str, secret: &[u8]) -> String {
 
 /// Seconds since 1970.
 pub fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock stands after 1970").as_secs()
+    unix_ms() / 1_000
 }
 
 fn sign(algorithm: Algorithm, claims: &Value, key: &EncodingKey) -> String {

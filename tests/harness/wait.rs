@@ -1,4 +1,9 @@
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// The time of this machine, unix ms.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock stands after 1970").as_millis() as u64
+}
 
 /// Waits until `condition` is true, looking every few milliseconds.
 ///
