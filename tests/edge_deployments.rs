@@ -357,10 +357,9 @@ fn the_relay_follows_a_cluster_to_the_new_primary() {
         !client.call(&["FLASH.INFO", &keys[0]]).is_error()
     });
     let victim = victim.expect("one has the first shard");
-    for node in cluster.replicas() {
-        let mut client = node.client();
-        wait_until("the replica has all", PATIENCE, || !client.ok(&["ROLE"]).to_string().contains("sync"));
-    }
+    // An order that dies with its primary leaves its number, and so its id at the shop, to a later one.
+    let node = |index: usize| cluster.nodes().nth(index).expect("three primaries, then a replica of each");
+    node(3 + victim).wait_for_primary(node(victim));
     cluster.primaries()[victim].kill_9();
     (12..24).for_each(order);
     wait_until("the shop has the later orders too", PATIENCE, || told(&shop) >= 24);
