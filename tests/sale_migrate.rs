@@ -2,9 +2,10 @@
 //! wherever it breaks off.
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flashsale_tests::cli::{Ran, flashsale};
 use flashsale_tests::http::Http;
@@ -397,6 +398,47 @@ fn a_target_that_dies_in_mid_move_leaves_the_sale_stopped_or_selling_at_the_sour
     assert!(from.line("FLASH.MOVE sale:42 BACK another").error().contains("another one has taken over"));
     migrate("42", &source, &target, &[]).ok();
     assert_eq!(target.client().line("FLASH.CONFIRM sale:42 h1").to_string(), "[CONFIRMED h1 1]");
+}
+
+/// A config that says what the server is, so that nothing has to be asked before the first command.
+fn config_of(url: &str) -> tempfile::TempPath {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a temporary file");
+    std::fs::write(file.path(), format!("[redis]\nurl = {url:?}\nmode = \"standalone\"\n")).expect("written");
+    file.into_temp_path()
+}
+
+#[test]
+fn a_server_that_says_nothing_is_named_and_not_waited_for_for_ever() {
+    let source = library(Server::Redis70);
+    source.client().line("FLASH.CREATE sale:42 ITEMS tee 5");
+    // The system takes connections for it, and nobody reads them.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = silent.local_addr().expect("an address").to_string();
+    let url = format!("redis://{address}");
+    let (known, unknown) = (config_of(&source.url()), config_of(&url));
+    let path = |config: &tempfile::TempPath| config.to_string_lossy().into_owned();
+    for words in [
+        ["--redis", &url, "--to", &source.url()],
+        ["--redis", &source.url(), "--to", &url],
+        ["--config", &path(&unknown), "--to", &source.url()],
+        ["--config", &path(&known), "--to-config", &path(&unknown)],
+    ] {
+        let began = Instant::now();
+        let error = flashsale(&[&["sale", "migrate", "42", "--timeout", "1"], &words[..]].concat()).failed();
+        assert!(error.contains(&address), "{words:?}: {error}");
+        assert!(began.elapsed() < PATIENCE, "{words:?}: {:?}", began.elapsed());
+    }
+    assert_eq!(source.client().line("FLASH.ORDER sale:42 o1 ann ITEMS tee 1").status(), "CONFIRMED");
+}
+
+#[test]
+fn a_server_that_is_slow_is_waited_for() {
+    let (source, target) = (library(Server::Redis70), module(Server::Redis70));
+    source.client().line("FLASH.CREATE sale:42 ITEMS tee 5");
+    let config = config_of(&source.url());
+    source.client().ok(&["CLIENT", "PAUSE", "1500", "ALL"]);
+    flashsale(&["sale", "migrate", "42", "--config", &config.to_string_lossy(), "--to", &target.url()]).ok();
+    assert_eq!(stock(&mut target.client(), KEY, "tee").available, 5);
 }
 
 #[test]

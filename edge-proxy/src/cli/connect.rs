@@ -75,33 +75,57 @@ impl Connect {
         };
         let mut redis = match &config {
             Some(config) => config.redis.clone(),
-            None => self.named()?,
+            None => self.named().config()?,
         };
         let mut durability = config.as_ref().map(|config| config.durability.clone()).unwrap_or_default();
         redis.key_prefix = self.prefix.clone().unwrap_or(redis.key_prefix);
         durability.replicas = self.replicas.unwrap_or(durability.replicas);
         Ok(Target { redis, durability, config, timeout: Duration::from_secs(self.timeout) })
     }
+
+    fn named(&self) -> Named<'_> {
+        Named {
+            option: "--redis",
+            groups: &self.redis,
+            user: &self.redis_user,
+            password_file: &self.redis_password_file,
+            password_env: &self.redis_password_env,
+        }
+    }
 }
 
-impl Connect {
-    /// The servers that --redis names.
-    fn named(&self) -> anyhow::Result<RedisConfig> {
+/// Servers that options name in place of a config.
+pub struct Named<'a> {
+    /// The option that names them.
+    pub option: &'static str,
+    /// Addresses with commas between; of each group of servers that know each other.
+    pub groups: &'a [String],
+    pub user: &'a str,
+    pub password_file: &'a Option<PathBuf>,
+    pub password_env: &'a Option<String>,
+}
+
+impl Named<'_> {
+    /// What a config would say of them.
+    ///
+    /// # Errors
+    /// An address is none, or there is no such file or variable.
+    pub fn config(&self) -> anyhow::Result<RedisConfig> {
         let mut config = RedisConfig {
-            username: self.redis_user.clone(),
-            password_file: self.redis_password_file.clone(),
-            password_env: self.redis_password_env.clone(),
+            username: self.user.to_owned(),
+            password_file: self.password_file.clone(),
+            password_env: self.password_env.clone(),
             ..RedisConfig::default()
         };
         let addresses = |group: &str| group.split(',').map(|url| url.trim().to_owned()).collect::<Vec<_>>();
-        match self.redis.as_slice() {
+        match self.groups {
             [all] => config.urls = addresses(all),
             groups => {
                 let group = |group: &String| RedisGroup { urls: addresses(group), ..RedisGroup::default() };
                 config.groups = groups.iter().map(group).collect();
             }
         }
-        config.check().context("--redis")?;
+        config.check().context(self.option)?;
         Ok(config)
     }
 }

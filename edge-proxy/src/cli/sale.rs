@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::connect::{Connect, Target, runtime};
+use super::connect::{Connect, Named, Target, runtime};
 use super::units::{self, shown_duration, shown_time, table};
 use crate::config::{Config, RedisBackend, RedisConfig};
 use crate::operate::create::{self, Plan, Shards, Stock, When};
@@ -148,8 +148,8 @@ struct Migrate {
     /// Names of the sales
     #[arg(required = true)]
     names: Vec<String>,
-    /// Servers with the module: redis://host:port, several with commas between. Default: where the sales are
-    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    /// Servers with the module, as --redis names servers. Default: where the sales are
+    #[arg(long, value_name = "URLS", value_delimiter = ';')]
     to: Vec<String>,
     /// The config of the servers with the module, in place of --to
     #[arg(long, value_name = "FILE", conflicts_with = "to")]
@@ -169,6 +169,16 @@ struct Migrate {
 }
 
 impl Migrate {
+    fn named(&self) -> Named<'_> {
+        Named {
+            option: "--to",
+            groups: &self.to,
+            user: &self.to_user,
+            password_file: &self.to_password_file,
+            password_env: &self.to_password_env,
+        }
+    }
+
     async fn run(self, from: &Target, json: bool) -> anyhow::Result<()> {
         let library = RedisConfig { backend: RedisBackend::Functions, ..from.redis.clone() };
         let (redis, target_safety) = match &self.to_config {
@@ -177,13 +187,7 @@ impl Migrate {
                 (config.redis, Safety::of(&config.durability))
             }
             None if self.to.is_empty() => (from.redis.clone(), from.safety()),
-            None => {
-                let urls = self.to.clone();
-                let (password_file, password_env) = (self.to_password_file.clone(), self.to_password_env.clone());
-                let username = self.to_user.clone();
-                let redis = RedisConfig { urls, username, password_file, password_env, ..RedisConfig::default() };
-                (redis, from.safety())
-            }
+            None => (self.named().config()?, from.safety()),
         };
         let module = RedisConfig { backend: RedisBackend::Module, ..redis };
         let route = Route {

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, Value};
+use anyhow::Context;
+use redis::{AsyncConnectionConfig, Cmd, Value};
 use tokio::time::{sleep, timeout};
 
 use crate::config::{DurabilityConfig, RedisBackend, RedisConfig};
 use crate::store::StoreError;
 use crate::store::answer::number;
+use crate::store::backend;
 use crate::store::fleet::Fleet;
 use crate::store::nodes::{Dialect, Node, Place, Topology};
 use crate::store::redis::unix_ms;
@@ -134,6 +136,25 @@ impl Deployment {
         let topology = self.topology().await?;
         let away = topology.away().next().map(str::to_owned);
         away.map_or(Ok(topology), |why| Err(Trouble::Away { server: "the deployment".to_owned(), why }))
+    }
+
+    /// Replaces the library on each server where it is older than this program's, and only there.
+    ///
+    /// # Errors
+    /// A server does not answer in time, or keeps a library that this program does not know.
+    pub async fn update_library(&self) -> anyhow::Result<()> {
+        let once = Some(self.patience.once);
+        let limits = AsyncConnectionConfig::new().set_connection_timeout(once).set_response_timeout(once);
+        for node in &self.topology().await?.nodes {
+            let update = async {
+                let mut connection = node.client.get_multiplexed_async_connection_with_config(&limits).await?;
+                backend::update_library(&mut connection).await
+            };
+            // Three answers at most: who it is, what it has, and that it has taken ours.
+            let updated = timeout(self.patience.once * 3, update).await;
+            updated.map_err(anyhow::Error::from).flatten().with_context(|| node.address.clone())?;
+        }
+        Ok(())
     }
 
     /// Whether module or library answer.

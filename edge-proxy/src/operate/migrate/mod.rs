@@ -32,7 +32,6 @@ use super::sale::{Book, Sale, existing, first_shard_keys};
 use super::transfer::{Safety, with_wait};
 use super::{ShardInfo, audit};
 use crate::store::answer::{number, text};
-use crate::store::backend;
 use crate::store::nodes::{Dialect, Place};
 
 /// Clocks that are farther apart would end holds too early or too late.
@@ -141,11 +140,7 @@ impl Route {
 
     /// The sale at the source, whoever has it there.
     async fn find(&self, name: &str) -> anyhow::Result<Sale> {
-        for node in &self.source.topology().await?.nodes {
-            let connection = node.client.get_multiplexed_async_connection().await;
-            let mut connection = connection.with_context(|| node.address.clone())?;
-            backend::update_library(&mut connection).await.with_context(|| node.address.clone())?;
-        }
+        self.source.update_library().await?;
         let single = Sale::of(&self.prefix, name, 1);
         let base = single.place(0).key.to_vec();
         let mut keys = vec![base.clone()];
