@@ -118,8 +118,9 @@ impl Key {
     }
 }
 
-/// The parts of a token in its compact form: RFC 7515, section 7.1.
+/// A token in its compact form, and its parts: RFC 7515, section 7.1.
 pub struct Token<'a> {
+    pub text: &'a str,
     /// What is signed: the header and the claims.
     message: &'a str,
     pub header: &'a str,
@@ -128,9 +129,9 @@ pub struct Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    pub fn split(token: &'a str) -> Option<Self> {
-        let (message, signature) = token.rsplit_once('.')?;
+    pub fn split(text: &'a str) -> Option<Self> {
+        let (message, signature) = text.rsplit_once('.')?;
         let (header, claims) = message.split_once('.')?;
-        Some(Self { message, header, claims, signature })
+        Some(Self { text, message, header, claims, signature })
     }
 }

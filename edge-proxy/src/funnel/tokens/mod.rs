@@ -151,13 +151,13 @@ fn refused(why: impl Into<Cow<'static, str>>) -> Refusal {
 /// The credentials of `Authorization: Bearer ...`, or the whole value of another header.
 fn bearer<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
-    let value = values.next()?.to_str().ok()?.trim();
+    let value = values.next()?.to_str().ok()?.trim_ascii();
     // Two identities in one request: believing either would be a guess.
     if values.next().is_some() {
         return None;
     }
     match value.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim()),
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim_ascii()),
         None if name != http::header::AUTHORIZATION && !value.is_empty() => Some(value),
         _ => None,
     }

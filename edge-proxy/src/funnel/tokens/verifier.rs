@@ -55,9 +55,8 @@ struct Keys {
 }
 
 impl Keys {
-    fn verify(&self, token: &str, header: &Header) -> Result<Verified, &'static str> {
-        let token = Token::split(token).ok_or(NOT_A_JWT)?;
-        let has_signed = |keys: &[Key]| keys.iter().any(|key| key.fits(header) && key.has_signed(&token));
+    fn verify(&self, token: &Token<'_>, header: &Header) -> Result<Verified, &'static str> {
+        let has_signed = |keys: &[Key]| keys.iter().any(|key| key.fits(header) && key.has_signed(token));
         if !has_signed(&self.fixed) && !self.sets.iter().any(|set| has_signed(&set.keys())) {
             return Err("The token's signature is wrong.");
         }
@@ -147,22 +146,24 @@ impl Verifier {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(Rejected::Bad("The token is too long."));
         }
-        let encoded = Token::split(token).ok_or(NOT_A_JWT)?.header;
-        let known = self.headers.load().iter().find(|(known, _)| **known == *encoded).map(|(_, header)| header.clone());
+        let token = Token::split(token).ok_or(NOT_A_JWT)?;
+        let headers = self.headers.load();
+        let known = headers.iter().find(|(known, _)| **known == *token.header).map(|(_, header)| header.clone());
+        drop(headers);
         let header = match &known {
             Some(header) => header.clone(),
-            None => Arc::new(header_of(token)?),
+            None => Arc::new(header_of(token.text)?),
         };
         if !self.keys.has_a_key_for(&header) {
             return Err(self.keys.miss(&header));
         }
         let buyer = if header.alg.family() == AlgorithmFamily::Hmac {
-            self.keys.verify(token, &header)?.buyer
+            self.keys.verify(&token, &header)?.buyer
         } else {
-            self.recall_or_verify(token, &header, arrives).await?
+            self.recall_or_verify(token.text, &header, arrives).await?
         };
         if known.is_none() {
-            self.keep(encoded, header);
+            self.keep(token.header, header);
         }
         Ok(buyer)
     }
@@ -208,7 +209,7 @@ impl Verifier {
         let verifying = tokio::task::spawn_blocking(move || {
             // Given back when the work is done, also if the client has gone away meanwhile.
             let _permit = permit;
-            keys.verify(&token, &header)
+            keys.verify(&Token::split(&token).ok_or(NOT_A_JWT)?, &header)
         });
         let result = verifying.await.map_err(|_| Rejected::Busy)?;
         let outcome = if result.is_ok() { "good" } else { "bad" };
