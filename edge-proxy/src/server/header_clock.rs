@@ -66,7 +66,7 @@ pub struct HeaderWatch {
     clock: Arc<HeaderClock>,
     limits: HeaderLimits,
     phase: u32,
-    /// When the time is up. Known once a read has to wait: most headers are there at once, and a look at the clock
+    /// When the time is up. Known once a read has had to wait: most headers are there at once, and a look at the clock
     /// costs more than to take them.
     until: Option<Instant>,
     /// Whether not a byte has come on a kept connection: that is idle, not slow.
@@ -203,7 +203,9 @@ mod tests {
         assert_eq!(tokio::time::timeout(Duration::from_secs(2), alarm).await, Ok(GivenUp::Idle));
         watch.after_read(1);
         watch.before_read().unwrap();
-        pass(11).await;
+        let alarm = std::future::poll_fn(|context| watch.poll_alarm(context));
+        assert!(tokio::time::timeout(Duration::from_secs(9), alarm).await.is_err());
+        pass(2).await;
         assert_eq!(watch.before_read().unwrap_err(), GivenUp::Slow);
     }
 
