@@ -62,6 +62,25 @@ def items(most=3):
     return [word for _ in range(chance.randint(1, most)) for word in (chance.choice(skus), chance.randint(1, 3))]
 
 
+def batch(most):
+    """Holds of one unit each, as MRESERVE takes them."""
+    return [word for _ in range(chance.randint(1, most)) for word in
+            (hold(), chance.choice(buyers), chance.choice(skus), 1)]
+
+
+def packed(words):
+    """The same as MessagePack, now and then with an end that is missing."""
+    parts = [b"\xdc" + len(words).to_bytes(2, "big")]
+    for word in words:
+        if isinstance(word, int):
+            parts.append(bytes([word]))
+        else:
+            word = word if isinstance(word, bytes) else word.encode()
+            parts.append(b"\xc4" + bytes([len(word)]) + word)
+    whole = b"".join(parts)
+    return whole[: chance.randrange(len(whole))] if chance.random() < 0.1 else whole
+
+
 def some(*words):
     return list(words) if chance.random() < 0.3 else []
 
@@ -185,10 +204,10 @@ def persist():
 
 buying = [
     lambda: send("FLASH.RESERVE", sale(), chance.choice([hold(), "*"]), chance.choice(buyers),
-                 *some("TTL", chance.randint(1, 900)), *some("UPTO"), *some("REPLACE", hold()),
+                 *some("TTL", chance.randint(1, 900)), *some("UPTO"), *some("REPEATED"), *some("REPLACE", hold()),
                  *some("META", chance.choice(texts)), "ITEMS", *items()),
-    lambda: send("FLASH.MRESERVE", sale(), "HOLDS", *[word for _ in range(chance.randint(1, 20)) for word in
-                                                     (hold(), chance.choice(buyers), chance.choice(skus), 1)]),
+    lambda: send("FLASH.MRESERVE", sale(), *some("REPEATED"), "HOLDS", *batch(20)),
+    lambda: send("FLASH.MRESERVE", sale(), *some("REPEATED"), "PACKED", packed(batch(20))),
     lambda: send("FLASH.ORDER", sale(), hold(), chance.choice(buyers), *some("REF", chance.choice(texts)),
                  "ITEMS", *items()),
     lambda: send("FLASH.CONFIRM", sale(), hold(), *some("REF", chance.choice(texts)), *some("LATE"),
