@@ -102,10 +102,7 @@ impl Command {
             Command::Reserve { id, buyer, items, meta, not_after_ms } => {
                 let mut cmd = dialect.command("RESERVE", key);
                 cmd.arg(id_or_star(id)).arg(&buyer[..]);
-                if id.is_some() {
-                    cmd.arg(REPEATED);
-                }
-                cmd.arg("NOTAFTER").arg(*not_after_ms);
+                push_terms(&mut cmd, id.is_some(), *not_after_ms);
                 text(&mut cmd, "META", meta);
                 push_items(&mut cmd, items);
                 cmd
@@ -164,8 +161,13 @@ impl Dialect {
     }
 }
 
-/// Asks a reservation under the client's own id whether it is the first.
-pub(super) const REPEATED: &str = "REPEATED";
+/// What every reservation asks for. One under the client's own id must tell whether it is the first.
+pub(super) fn push_terms(cmd: &mut Cmd, is_named: bool, not_after_ms: u64) {
+    if is_named {
+        cmd.arg("REPEATED");
+    }
+    cmd.arg("NOTAFTER").arg(not_after_ms);
+}
 
 /// What a reservation says where its id stands.
 pub(super) fn id_or_star(id: &Option<Bytes>) -> &[u8] {

@@ -197,7 +197,7 @@ impl Merger {
         let Some(queue) = queues.get_mut(key) else {
             return next;
         };
-        // They stand in the order in which they came.
+        // They stand nearly in the order in which they began to wait: none is told later than `patience` after it came.
         while let Some(first) = queue.front_mut() {
             if first.asker.until > now {
                 return next.min(first.asker.until);

@@ -13,26 +13,20 @@ use crate::packed::Packed;
 
 /// The command; of holds under their own ids it tells which were there already.
 pub fn command(dialect: Dialect, key: &[u8], plains: &[Plain]) -> Cmd {
-    let named = plains.iter().any(|plain| plain.id.is_some());
+    let is_named = plains.iter().any(|plain| plain.id.is_some());
     // They all came while the last command was under way: the first to be too late stands for them.
     let not_after_ms = plains.iter().map(|plain| plain.not_after_ms).min().unwrap_or(0);
     match plains {
         [plain] => {
             let mut cmd = dialect.command("RESERVE", key);
             cmd.arg(command::id_or_star(&plain.id)).arg(&plain.buyer[..]);
-            if named {
-                cmd.arg(command::REPEATED);
-            }
-            cmd.arg("NOTAFTER").arg(not_after_ms).arg("ITEMS");
-            cmd.arg(&plain.item.sku[..]).arg(plain.item.quantity);
+            command::push_terms(&mut cmd, is_named, not_after_ms);
+            cmd.arg("ITEMS").arg(&plain.item.sku[..]).arg(plain.item.quantity);
             cmd
         }
         _ => {
             let mut cmd = dialect.command("MRESERVE", key);
-            if named {
-                cmd.arg(command::REPEATED);
-            }
-            cmd.arg("NOTAFTER").arg(not_after_ms);
+            command::push_terms(&mut cmd, is_named, not_after_ms);
             match dialect {
                 // Server and client read and write one word instead of seven for each hold.
                 Dialect::Module => cmd.arg("PACKED").arg(packed(plains).as_bytes()),
