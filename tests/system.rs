@@ -51,6 +51,7 @@ mod oversell;
 mod paused_servers;
 mod raw_commands_python;
 mod redis_away;
+mod refusals;
 mod relay_delivery;
 mod relay_faults;
 mod relay_orders;

@@ -7,7 +7,7 @@
 mod io;
 
 use crate::phrases;
-use flashsale_core::protocol::reply::{Reply, Status};
+use flashsale_core::protocol::reply::{self, Reply, Status};
 use redis_module::raw;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_longlong, c_void};
 use std::marker::PhantomData;
@@ -62,6 +62,12 @@ impl<'c> ServerString<'c> {
             let start = api!(RedisModule_StringPtrLen)(self.raw, &mut len);
             std::slice::from_raw_parts(start.cast(), len)
         }
+    }
+}
+
+impl AsRef<[u8]> for ServerString<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes()
     }
 }
 
@@ -423,6 +429,12 @@ impl Reply for Ctx<'_> {
     fn status(&mut self, status: Status) {
         if !phrases::answer(*self, status) {
             self.bytes(status.word().as_bytes());
+        }
+    }
+
+    fn refusal(&mut self, status: Status, sku: &[u8]) {
+        if !phrases::answer_refusal(*self, status, sku) {
+            reply::pair(self, status, sku);
         }
     }
 

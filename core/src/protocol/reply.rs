@@ -22,6 +22,13 @@ pub trait Reply {
     fn status(&mut self, status: Status) {
         self.bytes(status.word().as_bytes());
     }
+    /// The answer to a request that a SKU has too few units for: it may come by the thousand, the same every time.
+    fn refusal(&mut self, status: Status, sku: &[u8])
+    where
+        Self: Sized,
+    {
+        pair(self, status, sku);
+    }
     /// A number.
     fn integer(&mut self, number: i64);
     /// Nothing there.
@@ -116,7 +123,7 @@ fn word(reply: &mut impl Reply, word: &'static str) {
 }
 
 /// Writes an outcome; `key` is the key that was asked.
-pub fn outcome(reply: &mut impl Reply, outcome: &Outcome<'_>, key: &[u8]) {
+pub fn outcome(reply: &mut impl Reply, outcome: &Outcome<'_>, key: impl AsRef<[u8]>) {
     match outcome {
         Outcome::Ok => reply.ok(),
         Outcome::Stocked { available, held, sold } => numbers(reply, Status::Stocked, &[*available, *held, *sold]),
@@ -146,18 +153,18 @@ pub fn outcome(reply: &mut impl Reply, outcome: &Outcome<'_>, key: &[u8]) {
         Outcome::Granted { total, available } => numbers(reply, Status::Granted, &[*total, *available]),
         Outcome::Accepted { taken, available } => numbers(reply, Status::Accepted, &[*taken, *available]),
         Outcome::WrongShard(home) => {
-            one(reply, Status::WrongShard, &sharding::sibling_key(key, home.index, home.count))
+            pair(reply, Status::WrongShard, &sharding::sibling_key(key.as_ref(), home.index, home.count))
         }
         Outcome::NotOpen { opens_at } => numbers(reply, Status::NotOpen, &[*opens_at]),
         Outcome::Paused => numbers(reply, Status::Paused, &[]),
         Outcome::Closed => numbers(reply, Status::Closed, &[]),
         Outcome::TooLate => numbers(reply, Status::TooLate, &[]),
         Outcome::Backlog => numbers(reply, Status::Backlog, &[]),
-        Outcome::NoSku { sku } => one(reply, Status::NoSku, sku),
+        Outcome::NoSku { sku } => pair(reply, Status::NoSku, sku),
         Outcome::Limit { sku, left } => named(reply, Status::Limit, sku, *left),
-        Outcome::SoldOut { sku } => one(reply, Status::SoldOut, sku),
+        Outcome::SoldOut { sku } => reply.refusal(Status::SoldOut, sku),
         Outcome::AllHeld { sku, next_ms } => named(reply, Status::AllHeld, sku, *next_ms),
-        Outcome::Empty { sku } => one(reply, Status::Empty, sku),
+        Outcome::Empty { sku } => reply.refusal(Status::Empty, sku),
     }
 }
 
@@ -167,7 +174,8 @@ fn numbers(reply: &mut impl Reply, status: Status, numbers: &[u64]) {
     numbers.iter().for_each(|&number| unsigned(reply, number));
 }
 
-fn one(reply: &mut impl Reply, status: Status, bytes: &[u8]) {
+/// A status and a name.
+pub fn pair(reply: &mut impl Reply, status: Status, bytes: &[u8]) {
     reply.array(2);
     reply.status(status);
     reply.bytes(bytes);
