@@ -116,6 +116,11 @@ impl Arena {
         &bytes[LENGTH_BYTES..LENGTH_BYTES + content]
     }
 
+    /// An entry with whatever stands behind it, for who can tell by its first bytes how far to read.
+    pub fn from(&self, at: BlobRef) -> &[u8] {
+        &self.chunks[at.chunk()].bytes[at.offset() + LENGTH_BYTES..]
+    }
+
     pub fn free(&mut self, at: BlobRef) {
         let size = padded(self.get(at).len());
         self.live -= size;

@@ -195,7 +195,7 @@ impl<'a> Content<'a> {
         Some(Self { id, buyer, items, meta, reference })
     }
 
-    /// The id alone, for the index.
+    /// The id alone, for the index; `blob` may go on behind its end.
     pub fn id_of(blob: &[u8]) -> &[u8] {
         &blob[3..3 + usize::from(blob[0])]
     }
@@ -209,7 +209,7 @@ impl<'a> Content<'a> {
         (content.id, content.buyer, content.reference.unwrap_or_default(), content.meta.unwrap_or_default())
     }
 
-    /// The buyer alone, for the index.
+    /// The buyer alone, for the index; `blob` may go on behind its end.
     pub fn buyer_of(blob: &[u8]) -> &[u8] {
         let start = 3 + usize::from(blob[0]);
         &blob[start..start + usize::from(blob[1])]

@@ -78,6 +78,7 @@ impl HoldStore {
     }
 
     /// Where an id is, or will be stored.
+    #[inline(always)] // on the way of every request
     pub fn place(&self, id: &[u8]) -> Place {
         let hash = self.hash(id);
         Place { hash, slot: self.ids.find(hash, |slot| self.id(slot) == id) }
@@ -92,11 +93,11 @@ impl HoldStore {
     }
 
     pub fn id(&self, slot: u32) -> &[u8] {
-        Content::id_of(self.blob(slot))
+        Content::id_of(self.from(slot))
     }
 
     pub fn buyer(&self, slot: u32) -> &[u8] {
-        Content::buyer_of(self.blob(slot))
+        Content::buyer_of(self.from(slot))
     }
 
     /// Id, buyer, REF and META, each empty where there is none.
@@ -116,6 +117,11 @@ impl HoldStore {
         self.arena.get(self.slab.get(slot).blob)
     }
 
+    /// The blob with whatever stands behind it: all that it takes to read a name.
+    fn from(&self, slot: u32) -> &[u8] {
+        self.arena.from(self.slab.get(slot).blob)
+    }
+
     /// Stores a hold whose id is not there yet.
     pub fn insert(&mut self, hold: &NewHold<'_>) -> u32 {
         self.insert_at(hold, self.hash(hold.content.id))
@@ -126,7 +132,7 @@ impl HoldStore {
         debug_assert!(self.find(hold.content.id).is_none() && hash == self.hash(hold.content.id));
         let slot = self.append(hold);
         let (slab, arena, key) = (&self.slab, &self.arena, &self.hash_key);
-        self.ids.insert(hash, slot, |slot| key.hash(Content::id_of(arena.get(slab.get(slot).blob))));
+        self.ids.insert(hash, slot, |slot| key.hash(Content::id_of(arena.from(slab.get(slot).blob))));
         slot
     }
 
@@ -142,7 +148,7 @@ impl HoldStore {
     /// Indexes the ids of holds that were appended, from this slot on. `false` if an id stands there twice.
     pub fn index_ids(&mut self, from: u32) -> bool {
         let (slab, arena, key) = (&self.slab, &self.arena, &self.hash_key);
-        let id = |slot: u32| Content::id_of(arena.get(slab.get(slot).blob));
+        let id = |slot: u32| Content::id_of(arena.from(slab.get(slot).blob));
         let mut names = (from..slab.end()).map(|slot| (key.hash(id(slot)), slot)).collect();
         if self.ids.len() == 0 {
             (self.ids, names) = Index::build(names, |slot| key.hash(id(slot)));
@@ -183,7 +189,7 @@ impl HoldStore {
         self.ids.remove(
             hash,
             |candidate| candidate == slot,
-            |slot| key.hash(Content::id_of(arena.get(slab.get(slot).blob))),
+            |slot| key.hash(Content::id_of(arena.from(slab.get(slot).blob))),
         );
         let blob = self.slab.get(slot).blob;
         self.slab.remove(slot);
@@ -195,7 +201,7 @@ impl HoldStore {
     fn compact(&mut self) {
         let Some(entries) = self.arena.next_sparse() else { return };
         let living = entries.into_iter().filter_map(|at| {
-            let hash = self.hash(Content::id_of(self.arena.get(at)));
+            let hash = self.hash(Content::id_of(self.arena.from(at)));
             self.ids.find(hash, |slot| self.slab.get(slot).blob == at)
         });
         // All are found before the first is moved: with the last one the chunk goes, and its dead entries too.
