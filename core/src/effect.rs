@@ -168,6 +168,7 @@ pub enum Wording {
 
 impl EffectLog {
     /// Forgets everything but a moderate buffer, and starts a log of effects at `at_ms`.
+    #[inline(always)] // on the way of every request
     pub fn start(&mut self, at_ms: u64, wording: Wording) {
         (self.effects, self.commands, self.wording) = (0, 0, wording);
         if self.header > 0 && self.at_ms == at_ms {

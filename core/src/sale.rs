@@ -134,6 +134,7 @@ pub(crate) struct Skus {
 const SCANNED_SKUS: usize = 8;
 
 impl Skus {
+    #[inline(always)] // on the way of every request
     pub fn find(&self, name: &[u8]) -> Option<u16> {
         if self.list.len() <= SCANNED_SKUS {
             return self.list.iter().position(|sku| *sku.name == *name).map(|at| at as u16);

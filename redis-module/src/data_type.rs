@@ -94,7 +94,7 @@ impl Value {
 
     /// Takes the next chunk of a rewritten append-only file.
     pub fn load_chunk(&mut self, chunk: &[u8]) -> Result<(), Fault> {
-        let damaged = |what: &str| Fault::Damaged(format!("FLASH._LOAD: {what}"));
+        let damaged = |what: &str| Fault::Damaged(format!("FLASH._LOAD: {what}").into());
         let Content::Loading(slot) = &mut self.content else { return Err(Fault::Exists) };
         let loader = slot.as_mut().ok_or_else(|| damaged("an earlier chunk was damaged"))?;
         loader.push(chunk).map_err(|error| damaged(&error.to_string()))?;
@@ -134,6 +134,7 @@ impl Value {
     }
 
     /// Ends every step: has the key looked at when its first hold is due, if that is not planned yet.
+    #[inline(always)] // on the way of every request
     pub fn schedule(&mut self, schedule: &mut Schedule, key: impl FnOnce() -> (c_int, Vec<u8>)) {
         self.update_share();
         let Content::Ready(sale) = &self.content else { return };
@@ -185,6 +186,14 @@ impl SaleKey {
     /// The sale in an open key; `None` if the key is empty.
     pub fn of<'k>(key: &'k mut Key<'_>, data_type: NativeType<Value>) -> Result<Option<&'k mut Value>, Fault> {
         data_type.of(key)
+    }
+
+    /// The sale that must be in an open key.
+    pub fn existing<'k>(key: &'k mut Key<'_>, data_type: NativeType<Value>) -> Result<&'k mut Value, Fault> {
+        match data_type.of(key)? {
+            Some(value) => Ok(value),
+            None => Err(Fault::NoSale),
+        }
     }
 
     /// Puts a sale into an empty key.

@@ -23,25 +23,30 @@ pub(crate) enum Fault {
     Exists,
     /// A rewritten append-only file is being loaded into the key and is not complete.
     HalfLoaded,
-    Words(ParseError),
-    Misuse(Misuse),
+    Words(Box<ParseError>),
     ForReplication,
-    Damaged(String),
+    Damaged(Box<str>),
     /// A panic was caught.
     Bug,
     /// The server must write nothing, and the time of waiting is over.
     Quiet,
 }
 
+impl From<Box<ParseError>> for Fault {
+    fn from(error: Box<ParseError>) -> Self {
+        Self::Words(error)
+    }
+}
+
 impl From<ParseError> for Fault {
     fn from(error: ParseError) -> Self {
-        Self::Words(error)
+        Box::new(error).into()
     }
 }
 
 impl From<Misuse> for Fault {
     fn from(misuse: Misuse) -> Self {
-        Self::Misuse(misuse)
+        ParseError::from(misuse).into()
     }
 }
 
@@ -100,25 +105,25 @@ impl<'c> Call<'c, '_> {
 
     fn run_and_answer(&mut self, command: &Command<'c>, wording: Wording, waiting: Waiting) -> Result<Answered, Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Write);
-        let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        let value = SaleKey::existing(&mut key, self.state.data_type)?;
         value.count_commands(1);
         let now_ms = self.start(value, wording)?;
         let mut reply = self.ctx;
         let answered = self.step_contained(value, command, now_ms, waiting, &mut reply);
-        finish(self.ctx, self.state, self.key_name, value, self.stream.take());
+        finish(self.ctx, self.state, self.key_name, value, &mut self.stream);
         answered
     }
 
     /// Carries out a command that no client has sent: a transfer between shards.
     pub fn carry_out(&mut self, command: &Command<'c>) -> Result<Outcome<'c>, Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Write);
-        let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        let value = SaleKey::existing(&mut key, self.state.data_type)?;
         let now_ms = self.start(value, Wording::Effects)?;
         let backlog = self.backlog(value, command)?;
         let situation = Situation { now_ms, backlog, ..Situation::default() };
         let (sale, state) = (value.sale_mut()?, &mut *self.state);
         let outcome = sale.run(command, &situation, &mut state.log, &mut state.facts);
-        finish(self.ctx, self.state, self.key_name, value, self.stream.take());
+        finish(self.ctx, self.state, self.key_name, value, &mut self.stream);
         Ok(outcome?)
     }
 
@@ -148,7 +153,7 @@ impl<'c> Call<'c, '_> {
 
     fn carry_out_all(&mut self, commands: &[Command<'c>], reply: &mut impl Reply) -> Result<(), Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Write);
-        let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        let value = SaleKey::existing(&mut key, self.state.data_type)?;
         value.count_commands(commands.len());
         let now_ms = self.start(value, Wording::Words)?;
         reply.array(commands.len());
@@ -162,7 +167,7 @@ impl<'c> Call<'c, '_> {
                 value.sale()?.spell_out(&commands[..at], &mut self.state.log);
             }
         }
-        finish(self.ctx, self.state, self.key_name, value, self.stream.take());
+        finish(self.ctx, self.state, self.key_name, value, &mut self.stream);
         Ok(())
     }
 
@@ -174,6 +179,7 @@ impl<'c> Call<'c, '_> {
     }
 
     /// Starts the log of a step, and tells its time.
+    #[inline(always)] // on the way of every request
     fn start(&mut self, value: &Value, wording: Wording) -> Result<u64, Fault> {
         let now_ms = value.sale()?.now(self.state.now());
         self.state.log.start(now_ms, wording);
@@ -183,6 +189,7 @@ impl<'c> Call<'c, '_> {
 
     /// A bug in a rule stops this command alone: what was done before it, such as ending due holds, is replicated
     /// like any step, so that keys and replicas stay equal.
+    #[inline(always)] // on the way of every request
     fn step_contained(
         &mut self,
         value: &mut Value,
@@ -223,11 +230,12 @@ impl<'c> Call<'c, '_> {
             return Ok(Answered::NotYet);
         }
         state.repeats |= state.log.is_empty() && outcome.tells_of_a_write();
-        reply::outcome(reply, &outcome, self.key_name.bytes());
+        reply::outcome(reply, &outcome, self.key_name);
         Ok(Answered::Yes)
     }
 
     /// Makes sure that entries can be written, and tells an upper bound of the stream's length.
+    #[inline(always)] // on the way of every request
     fn backlog(&mut self, value: &mut Value, command: &Command<'_>) -> Result<u64, Fault> {
         let sale = value.sale()?;
         let stream_use = stream_use(sale, command);
@@ -264,7 +272,7 @@ impl<'c> Call<'c, '_> {
     /// Looks at the sale in the key, told how many commands have asked the key so far, this one among them.
     pub fn read_counted<T>(&mut self, look: impl FnOnce(&mut Ctx<'c>, &Sale, u64, u64) -> T) -> Result<T, Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Read);
-        let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        let value = SaleKey::existing(&mut key, self.state.data_type)?;
         value.count_commands(1);
         let now_ms = self.state.now();
         Ok(look(&mut self.ctx, value.sale()?, now_ms, value.commands()))
@@ -273,7 +281,7 @@ impl<'c> Call<'c, '_> {
     /// Ends due holds now, and answers how many.
     pub fn expire(&mut self, most: usize) -> Result<(), Fault> {
         let mut key = self.ctx.open(self.key_name, Access::Write);
-        let value = SaleKey::of(&mut key, self.state.data_type)?.ok_or(Fault::NoSale)?;
+        let value = SaleKey::existing(&mut key, self.state.data_type)?;
         value.sale()?;
         let ended = expire(self.ctx, self.state, self.key_name, value, most);
         Reply::integer(&mut self.ctx, ended as i64);
@@ -330,7 +338,7 @@ pub(crate) fn expire(
     state.log.start(now_ms, Wording::Effects);
     state.facts.clear();
     sale.expire(&due, now_ms, &mut state.log, &mut state.facts);
-    finish(ctx, state, key_name, value, None);
+    finish(ctx, state, key_name, value, &mut None);
     due.len()
 }
 
@@ -340,7 +348,7 @@ pub(crate) fn finish<'c>(
     state: &mut State,
     key_name: ServerString<'_>,
     value: &mut Value,
-    stream: Option<OrderStream<'c>>,
+    stream: &mut Option<OrderStream<'c>>,
 ) {
     let changed = !state.log.is_empty();
     if std::mem::take(&mut state.repeats) && !changed {
@@ -352,7 +360,7 @@ pub(crate) fn finish<'c>(
     if changed {
         if !state.facts.entries.is_empty() {
             value.count_entries(state.facts.entries.len());
-            let stream = stream.or_else(|| OrderStream::open(ctx, key_name, &mut state.words));
+            let stream = stream.take().or_else(|| OrderStream::open(ctx, key_name, &mut state.words));
             write_stream(state, value, stream);
         }
         if state.log.has_effects() {
@@ -408,7 +416,7 @@ pub(crate) fn create(call: &mut Call<'_, '_>, mut effects: Vec<Effect<'_>>) -> R
     for effect in &effects[1..] {
         value.sale_mut()?.apply(now_ms, effect, &mut call.state.facts);
     }
-    finish(call.ctx, call.state, call.key_name, value, Some(stream));
+    finish(call.ctx, call.state, call.key_name, value, &mut Some(stream));
     Ok(())
 }
 
@@ -424,7 +432,7 @@ fn create_value<'k>(
 
 /// Carries out effects that were decided elsewhere: by the primary, or before a restart.
 pub(crate) fn apply_log(call: &mut Call<'_, '_>, log: &[u8]) -> Result<(), Fault> {
-    let (at_ms, effects) = read_log(log).map_err(|error| Fault::Damaged(error.to_string()))?;
+    let (at_ms, effects) = read_log(log).map_err(|error| Fault::Damaged(error.to_string().into()))?;
     let mut key = call.ctx.open(call.key_name, Access::Write);
     let mut effects = &effects[..];
     let value = match SaleKey::of(&mut key, call.state.data_type)? {
@@ -445,7 +453,7 @@ pub(crate) fn apply_log(call: &mut Call<'_, '_>, log: &[u8]) -> Result<(), Fault
 /// Carries out commands that were decided elsewhere and come in their own words.
 fn apply_words(call: &mut Call<'_, '_>, commands: &[Command<'_>]) -> Result<(), Fault> {
     let mut key = call.ctx.open(call.key_name, Access::Write);
-    let value = SaleKey::of(&mut key, call.state.data_type)?.ok_or(Fault::NoSale)?;
+    let value = SaleKey::existing(&mut key, call.state.data_type)?;
     call.state.facts.clear();
     let sale = value.sale_mut()?;
     for command in commands {
@@ -496,7 +504,6 @@ impl Fault {
             Self::Exists => "EXISTS there is a sale at that key: FLASH.ALTER changes it, DEL removes it".into(),
             Self::HalfLoaded => "LOADING the sale at that key is being loaded".into(),
             Self::Words(error) => format!("ERR {error}"),
-            Self::Misuse(misuse) => format!("ERR {misuse}"),
             Self::ForReplication => "ERR this command is sent by primaries to replicas and append-only files alone".into(),
             Self::Damaged(what) => format!("ERR {what}"),
             Self::Quiet => {

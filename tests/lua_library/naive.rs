@@ -54,7 +54,7 @@ impl Naive {
         Some(parsed.unwrap_or_else(|_| Reply::Error(MALFORMED.into())))
     }
 
-    fn create(&mut self, words: &[&[u8]], now_ms: u64) -> Result<(), ParseError> {
+    fn create(&mut self, words: &[&[u8]], now_ms: u64) -> Result<(), Box<ParseError>> {
         let create = args::create(words)?;
         let settings = create.change.onto(&Settings::default()).unwrap_or_else(|misuse| panic!("{misuse}"));
         (self.model, self.stream_len) = (Model::new(settings, create.shard.unwrap_or_default()), 0);
@@ -141,7 +141,7 @@ fn map<const N: usize>(fields: [(&str, Reply); N]) -> Reply {
     Reply::Map(fields.map(|(name, value)| (Reply::Bytes(name.into()), value)).into())
 }
 
-fn command<'a>(name: &[u8], words: &[&'a [u8]]) -> Result<Command<'a>, ParseError> {
+fn command<'a>(name: &[u8], words: &[&'a [u8]]) -> Result<Command<'a>, Box<ParseError>> {
     Ok(match name {
         b"ALTER" => Command::Alter(args::alter(words)?),
         b"STOCK" => Command::Stock(args::stock(words)?),

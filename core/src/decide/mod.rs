@@ -98,38 +98,56 @@ impl Sale {
         }
         #[cfg(feature = "fault-injection")]
         crate::fault::trip(command);
-        // The commands that come by the million are decided and applied in one go, with no effect in between.
-        match command {
-            Command::Reserve(reserve) if in_words => {
-                let outcome = self.run_reserve(reserve, &Situation { now_ms, ..*situation }, log, facts)?;
-                self.note_missed(command, &outcome);
-                return Ok(outcome);
-            }
-            Command::Order(order) if in_words => {
-                if let Some(outcome) = self.run_order(order, &Situation { now_ms, ..*situation }, log, facts)? {
-                    self.note_missed(command, &outcome);
-                    return Ok(outcome);
-                }
-            }
-            Command::Confirm(confirm) if in_words => {
-                if let Some(outcome) = self.run_confirm(confirm, now_ms, log, facts) {
-                    return Ok(outcome);
-                }
-            }
-            _ => {}
+        let situation = &Situation { now_ms, ..*situation };
+        let outcome = match command {
+            Command::Reserve(reserve) => self.run_reserve(reserve, situation, in_words, log, facts)?,
+            _ => self.run_other(command, situation, in_words, log, facts)?,
+        };
+        self.note_missed(command, &outcome);
+        Ok(outcome)
+    }
+
+    fn run_other<'a>(
+        &mut self,
+        command: &Command<'a>,
+        situation: &Situation<'a>,
+        in_words: bool,
+        log: &mut EffectLog,
+        facts: &mut Facts,
+    ) -> Result<Outcome<'a>, Misuse> {
+        // Orders come by the thousand: they are decided and applied in one go, with no effect in between.
+        let done = match command {
+            Command::Order(order) if in_words => self.run_order(order, situation, log, facts)?,
+            Command::Confirm(confirm) if in_words => self.run_confirm(confirm, situation.now_ms, log, facts),
+            _ => None,
+        };
+        if let Some(outcome) = done {
+            return Ok(outcome);
         }
         let decision = self.decide(command, situation)?;
         if in_words && !decision.effects.is_empty() {
             debug_assert_eq!(self.effects_in_words(command).as_ref(), Some(&decision.effects));
             log.count_words();
-        } else {
-            decision.effects.iter().for_each(|effect| log.push(effect));
+            return Ok(self.apply_all(decision, situation.now_ms, facts));
         }
-        for effect in &decision.effects {
-            self.apply(now_ms, effect, facts);
-        }
-        self.note_missed(command, &decision.outcome);
-        Ok(decision.outcome)
+        Ok(self.carry_out(decision, situation.now_ms, log, facts))
+    }
+
+    /// Writes the effects of a decision to the log, and applies them.
+    fn carry_out<'a>(
+        &mut self,
+        decision: Decision<'a>,
+        now_ms: u64,
+        log: &mut EffectLog,
+        facts: &mut Facts,
+    ) -> Outcome<'a> {
+        decision.effects.iter().for_each(|effect| log.push(effect));
+        self.apply_all(decision, now_ms, facts)
+    }
+
+    fn apply_all<'a>(&mut self, decision: Decision<'a>, now_ms: u64, facts: &mut Facts) -> Outcome<'a> {
+        decision.effects.iter().for_each(|effect| self.apply(now_ms, effect, facts));
+        decision.outcome
     }
 
     /// Keeps count of what buyers asked for in vain in one shard of several: whoever moves stock between shards must

@@ -2,7 +2,7 @@
 
 use super::{Decision, Situation};
 use crate::apply::SetAside;
-use crate::command::{Items, Reserve};
+use crate::command::{Item, Items, Reserve};
 use crate::effect::{Effect, EffectLog, IndexedItems};
 use crate::facts::Facts;
 use crate::holds::{BuyerPlace, ItemList, Place, State, Usage};
@@ -15,7 +15,7 @@ use std::cell::Cell;
 /// Who asks for what, in the form that RESERVE, ORDER and a LATE confirm share.
 pub(super) struct Request<'r, 'a> {
     pub buyer: &'r [u8],
-    pub items: &'r Items<'a>,
+    pub items: &'r [Item<'a>],
     pub up_to: bool,
     /// The items of the buyer's own live hold that this one replaces.
     pub replaced: Option<Box<ItemList>>,
@@ -34,10 +34,10 @@ pub(super) struct Taking<'a> {
     replaces: bool,
 }
 
-/// What a buyer has where something is limited: so many units may the buyer still have.
+/// How many units a buyer may still have.
 struct Limits<'s> {
     sale: &'s Sale,
-    /// `None` where nothing is limited.
+    /// What the buyer has. `None`: nothing, or nothing is limited.
     usage: Option<Usage>,
 }
 
@@ -50,18 +50,16 @@ impl Limits<'_> {
     }
 
     fn left_of_sale(&self) -> u64 {
-        let Some(usage) = &self.usage else { return u64::MAX };
-        Self::left(self.sale.settings.limit, usage.total.held + usage.total.sold)
+        Self::left(self.sale.settings.limit, self.usage.as_ref().map_or(0, |usage| usage.total.held + usage.total.sold))
     }
 
     fn left_of_sku(&self, sku: u16) -> u64 {
-        let Some(usage) = &self.usage else { return u64::MAX };
-        Self::left(self.sale.skus.get(sku).limit, usage.of_sku(sku))
+        Self::left(self.sale.skus.get(sku).limit, self.usage.as_ref().map_or(0, |usage| usage.of_sku(sku)))
     }
 }
 
 impl<'r, 'a> Request<'r, 'a> {
-    pub fn new(buyer: &'r [u8], items: &'r Items<'a>) -> Self {
+    pub fn new(buyer: &'r [u8], items: &'r [Item<'a>]) -> Self {
         Self { buyer, items, up_to: false, replaced: None, place: Cell::new(None) }
     }
 
@@ -89,6 +87,7 @@ impl Sale {
     }
 
     /// Checks a request: what it takes, or the answer to one that takes nothing.
+    #[inline(always)] // on the way of every request
     pub(super) fn consider<'a>(
         &self,
         reserve: &Reserve<'a>,
@@ -109,9 +108,10 @@ impl Sale {
         }
         // A retry finds its hold even if MAXHOLD has been lowered meanwhile: so this comes after.
         let life_ms = self.life(reserve.ttl_ms)?;
-        let replaced = match self.replaced(reserve, now_ms) {
-            Ok(replaced) => replaced,
-            Err(outcome) => return Ok(Err(outcome)),
+        let replaced = match reserve.replace.map(|older| self.replaced(older, reserve.buyer, now_ms)) {
+            None => None,
+            Some(Ok(replaced)) => replaced,
+            Some(Err(outcome)) => return Ok(Err(outcome)),
         };
         let request = Request { up_to: reserve.up_to, replaced, ..Request::new(reserve.buyer, &reserve.items) };
         Ok(self.admit(&request, reserve.not_after, situation)?.map(|items| Taking {
@@ -125,19 +125,21 @@ impl Sale {
     }
 
     /// What RESERVE and ORDER check of an id that is not known: place, time and backlog, then limits and units.
-    #[inline(always)] // on the way of every request; results are moved once less
+    #[inline(always)] // on the way of every request
     pub(super) fn admit<'a>(
         &self,
         request: &Request<'_, 'a>,
         not_after: Option<u64>,
         situation: &Situation<'_>,
     ) -> Result<Result<IndexedItems, Outcome<'a>>, Misuse> {
-        let refusal = self
-            .refuse_place_and_time(request.buyer, situation)
-            .or_else(|| not_after.filter(|&latest| situation.now_ms > latest).map(|_| Outcome::TooLate))
-            .or_else(|| self.refuse_backlog(situation));
-        if let Some(refusal) = refusal {
+        if let Some(refusal) = self.refuse_place_and_time(request.buyer, situation) {
             return Ok(Err(refusal));
+        }
+        if not_after.is_some_and(|latest| situation.now_ms > latest) {
+            return Ok(Err(Outcome::TooLate));
+        }
+        if situation.backlog >= self.settings.backlog {
+            return Ok(Err(Outcome::Backlog));
         }
         if self.holds.is_full() {
             return Err(Misuse::SaleFull);
@@ -145,19 +147,25 @@ impl Sale {
         Ok(self.take(request, situation))
     }
 
-    /// Carries out a request that its own words tell: decides it and applies it in one go, for it is the one that
-    /// comes by the million.
+    /// Carries out a request. One that its own words tell is applied as soon as it is decided, with no effect in
+    /// between, for it is the one that comes by the million.
     pub(super) fn run_reserve<'a>(
         &mut self,
         reserve: &Reserve<'a>,
         situation: &Situation<'a>,
+        in_words: bool,
         log: &mut EffectLog,
         facts: &mut Facts,
     ) -> Result<Outcome<'a>, Misuse> {
-        let Taking { id, place, items, deadline, buyer_place, .. } = match self.consider(reserve, situation)? {
+        let taking = match self.consider(reserve, situation)? {
             Err(answer) => return Ok(answer),
             Ok(taking) => taking,
         };
+        if !in_words {
+            let decision = self.reserved(reserve, taking);
+            return Ok(self.carry_out(decision, situation.now_ms, log, facts));
+        }
+        let Taking { id, place, items, deadline, buyer_place, .. } = taking;
         debug_assert_eq!(
             (Some(&items), deadline),
             (self.indexed(&reserve.items).as_ref(), self.deadline_in_words(reserve))
@@ -253,13 +261,13 @@ impl Sale {
         }
     }
 
-    fn replaced<'a>(&self, reserve: &Reserve<'a>, now_ms: u64) -> Result<Option<Box<ItemList>>, Outcome<'a>> {
-        let Some(older) = reserve.replace else { return Ok(None) };
+    /// The items of a buyer's older hold, if it is live.
+    fn replaced<'a>(&self, older: &'a [u8], buyer: &[u8], now_ms: u64) -> Result<Option<Box<ItemList>>, Outcome<'a>> {
         let Some(slot) = self.known(older, now_ms) else { return Ok(None) };
         let content = self.holds.content(slot);
         match self.holds.get(slot).state {
             State::Tombstone => Ok(None),
-            _ if content.buyer != reserve.buyer => Err(Outcome::Mismatch(Field::Buyer)),
+            _ if content.buyer != buyer => Err(Outcome::Mismatch(Field::Buyer)),
             State::Held => Ok(Some(Box::new(content.items))),
             State::Confirmed | State::Returned => Err(self.end_of(slot, Cow::Borrowed(older))),
             _ => Ok(None),
@@ -267,6 +275,7 @@ impl Sale {
     }
 
     /// WRONGSHARD, NOTOPEN, PAUSED, CLOSED.
+    #[inline(always)] // on the way of every request
     pub(super) fn refuse_place_and_time<'a>(&self, buyer: &[u8], situation: &Situation<'_>) -> Option<Outcome<'a>> {
         let home = sharding::home_shard(buyer, self.shard.count);
         if home != self.shard.index {
@@ -278,15 +287,14 @@ impl Sale {
         if self.paused {
             return Some(Outcome::Paused);
         }
-        self.is_closed(situation.now_ms).then_some(Outcome::Closed)
+        if self.is_closed(situation.now_ms) {
+            return Some(Outcome::Closed);
+        }
+        None
     }
 
     pub(crate) fn is_closed(&self, now_ms: u64) -> bool {
         self.closed || self.settings.closes_at != 0 && now_ms >= self.settings.closes_at
-    }
-
-    pub(super) fn refuse_backlog<'a>(&self, situation: &Situation<'_>) -> Option<Outcome<'a>> {
-        (situation.backlog >= self.settings.backlog).then_some(Outcome::Backlog)
     }
 
     /// NOSKU, LIMIT, SOLDOUT, ALLHELD, EMPTY; else what is taken.
@@ -296,39 +304,37 @@ impl Sale {
         situation: &Situation<'_>,
     ) -> Result<IndexedItems, Outcome<'a>> {
         let mut wanted = IndexedItems::new();
-        for item in request.items.iter() {
+        for item in request.items {
             match self.skus.find(item.sku) {
                 Some(index) => wanted.push((index, item.qty)),
                 None => return Err(Outcome::NoSku { sku: Cow::Borrowed(item.sku) }),
             }
         }
-        let limits = self.limits(request, &wanted, situation.now_ms);
+        let indexed = &wanted[..];
+        let limits = self.limits(request, indexed, situation.now_ms);
         if request.up_to {
-            self.take_some(request, &wanted, &limits, situation)
-        } else {
-            self.take_all(request, &wanted, &limits, situation)?;
-            Ok(wanted)
+            return self.take_some(request, indexed, &limits, situation);
         }
+        self.take_all(request, indexed, &limits, situation)?;
+        Ok(wanted)
     }
 
     /// All or none.
     fn take_all<'a>(
         &self,
         request: &Request<'_, 'a>,
-        wanted: &IndexedItems,
+        wanted: &[(u16, u32)],
         limits: &Limits<'_>,
         situation: &Situation<'_>,
     ) -> Result<(), Outcome<'a>> {
-        if limits.usage.is_some() {
-            let (asked, left) = (wanted.iter().map(|&(_, qty)| u64::from(qty)).sum::<u64>(), limits.left_of_sale());
-            if asked > left {
-                return Err(Outcome::Limit { sku: Cow::Borrowed(b""), left });
-            }
-            for (item, &(sku, qty)) in request.items.iter().zip(wanted) {
-                let left = limits.left_of_sku(sku);
-                if u64::from(qty) > left {
-                    return Err(Outcome::Limit { sku: Cow::Borrowed(item.sku), left });
-                }
+        let (asked, left) = (wanted.iter().map(|&(_, qty)| u64::from(qty)).sum::<u64>(), limits.left_of_sale());
+        if asked > left {
+            return Err(Outcome::Limit { sku: Cow::Borrowed(b""), left });
+        }
+        for (item, &(sku, qty)) in request.items.iter().zip(wanted) {
+            let left = limits.left_of_sku(sku);
+            if u64::from(qty) > left {
+                return Err(Outcome::Limit { sku: Cow::Borrowed(item.sku), left });
             }
         }
         for (item, &(sku, qty)) in request.items.iter().zip(wanted) {
@@ -343,7 +349,7 @@ impl Sale {
     fn take_some<'a>(
         &self,
         request: &Request<'_, 'a>,
-        wanted: &IndexedItems,
+        wanted: &[(u16, u32)],
         limits: &Limits<'_>,
         situation: &Situation<'_>,
     ) -> Result<IndexedItems, Outcome<'a>> {
@@ -375,15 +381,18 @@ impl Sale {
     }
 
     /// What the buyer has, by which the limits of the sale and of the SKUs wanted are told.
-    fn limits(&self, request: &Request<'_, '_>, wanted: &IndexedItems, now_ms: u64) -> Limits<'_> {
+    fn limits(&self, request: &Request<'_, '_>, wanted: &[(u16, u32)], now_ms: u64) -> Limits<'_> {
         let limited = self.settings.limit > 0 || wanted.iter().any(|&(sku, _)| self.skus.get(sku).limit > 0);
         if !limited {
             return Limits { sale: self, usage: None };
         }
-        let skus = wanted.iter().map(|&(sku, _)| sku);
-        let replaced = request.replaced.iter().flat_map(|items| items.iter()).map(|&(sku, _)| sku);
         let place = self.buyers.place(&self.holds, request.buyer);
         request.place.set(Some(place));
+        if place.is_of_nobody() {
+            return Limits { sale: self, usage: None };
+        }
+        let skus = wanted.iter().map(|&(sku, _)| sku);
+        let replaced = request.replaced.iter().flat_map(|items| items.iter()).map(|&(sku, _)| sku);
         let mut usage = self.buyers.usage(&self.holds, &self.extras, place, now_ms, skus.chain(replaced));
         if let Some(items) = &request.replaced {
             usage.without(items);

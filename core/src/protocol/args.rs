@@ -6,7 +6,8 @@ use crate::command::{Accept, Change, Command, Confirm, Grant, Item, Items, Order
 use crate::sale::{Events, Shard};
 
 type Words<'s, 'a> = &'s [&'a [u8]];
-type Parsed<T> = Result<T, ParseError>;
+/// Errors are boxed: they are rare, and what is parsed should not be moved about in the room that they would take.
+type Parsed<T> = Result<T, Box<ParseError>>;
 
 /// The words of one command, read from the left.
 struct Args<'s, 'a> {
@@ -21,7 +22,7 @@ impl<'s, 'a> Args<'s, 'a> {
     }
 
     fn required(&mut self) -> Parsed<&'a [u8]> {
-        self.next().ok_or(ParseError::Arity)
+        self.next().ok_or_else(|| ParseError::Arity.into())
     }
 
     fn name(&mut self, what: &'static str) -> Parsed<&'a [u8]> {
@@ -35,12 +36,12 @@ impl<'s, 'a> Args<'s, 'a> {
     fn end(&self) -> Parsed<()> {
         match self.words.first() {
             None => Ok(()),
-            Some(word) => Err(ParseError::UnknownOption((*word).into())),
+            Some(word) => Err(ParseError::UnknownOption((*word).into()).into()),
         }
     }
 
     fn value_of(&mut self, what: &'static str) -> Parsed<&'a [u8]> {
-        self.next().ok_or(ParseError::NoValue(what))
+        self.next().ok_or_else(|| ParseError::NoValue(what).into())
     }
 
     fn number_of(&mut self, what: &'static str, min: u64, max: u64, into: &mut Option<u64>) -> Parsed<()> {
@@ -62,7 +63,7 @@ impl<'s, 'a> Args<'s, 'a> {
     fn text_of(&mut self, what: &'static str, max: usize, into: &mut Option<&'a [u8]>) -> Parsed<()> {
         let value = self.value_of(what)?;
         if value.len() > max {
-            return Err(ParseError::Text { what, len: value.len(), max });
+            return Err(ParseError::Text { what, len: value.len(), max }.into());
         }
         once(what, into, value)
     }
@@ -76,22 +77,26 @@ impl<'s, 'a> Args<'s, 'a> {
     }
 
     /// All that is left: `sku qty` pairs, equal SKUs added up.
+    #[inline(always)] // on the way of every request
     fn items(&mut self, min: u32) -> Parsed<Items<'a>> {
         let words = std::mem::take(&mut self.words);
-        if words.is_empty() || !words.len().is_multiple_of(2) {
-            return Err(ParseError::Groups { what: "ITEMS", form: "sku qty", words: words.len() });
-        }
-        let mut items = Items::new();
-        for pair in words.chunks_exact(2) {
-            let sku = checked_name(pair[0], "SKU")?;
-            let qty = integer(pair[1], "qty", min.into(), bounds::MAX_QUANTITY.into())? as u32;
+        let ([first, more @ ..], []) = words.as_chunks() else {
+            return Err(ParseError::Groups { what: "ITEMS", form: "sku qty", words: words.len() }.into());
+        };
+        let item = |&[sku, qty]: &[&'a [u8]; 2]| -> Parsed<Item<'a>> {
+            let sku = checked_name(sku, "SKU")?;
+            Ok(Item { sku, qty: integer(qty, "qty", min.into(), bounds::MAX_QUANTITY.into())? as u32 })
+        };
+        let mut items = Items::One([item(first)?]);
+        for pair in more {
+            let Item { sku, qty } = item(pair)?;
             match items.iter().position(|item: &Item<'_>| item.sku == sku) {
                 Some(at) => {
                     let known = &mut items[at];
                     let sum = known.qty.checked_add(qty).filter(|&sum| sum <= bounds::MAX_QUANTITY);
                     known.qty = sum.ok_or_else(|| ParseError::Sum(sku.into()))?;
                 }
-                None if items.len() == bounds::MAX_ITEMS => return Err(ParseError::TooManyItems),
+                None if items.len() == bounds::MAX_ITEMS => return Err(ParseError::TooManyItems.into()),
                 None => items.push(Item { sku, qty }),
             }
         }
@@ -102,48 +107,55 @@ impl<'s, 'a> Args<'s, 'a> {
 fn once<T>(what: &'static str, into: &mut Option<T>, value: T) -> Parsed<()> {
     match into.replace(value) {
         None => Ok(()),
-        Some(_) => Err(ParseError::Twice(what)),
+        Some(_) => Err(ParseError::Twice(what).into()),
     }
 }
 
 fn flag(what: &'static str, into: &mut bool) -> Parsed<()> {
-    if std::mem::replace(into, true) { Err(ParseError::Twice(what)) } else { Ok(()) }
+    if std::mem::replace(into, true) { Err(ParseError::Twice(what).into()) } else { Ok(()) }
 }
 
 fn is(word: &[u8], option: &str) -> bool {
-    word.eq_ignore_ascii_case(option.as_bytes())
+    // Nearly always they are written in capitals, and equal bytes are compared at once.
+    word == option.as_bytes() || word.eq_ignore_ascii_case(option.as_bytes())
 }
 
 fn unknown<T>(word: &[u8]) -> Parsed<T> {
-    Err(ParseError::UnknownOption(word.into()))
+    Err(ParseError::UnknownOption(word.into()).into())
 }
 
 pub(super) fn checked_name<'a>(word: &'a [u8], what: &'static str) -> Parsed<&'a [u8]> {
     if word.is_empty() || word.len() > bounds::MAX_NAME_BYTES {
-        return Err(ParseError::Name { what, len: word.len() });
+        return Err(ParseError::Name { what, len: word.len() }.into());
     }
     Ok(word)
 }
 
-/// A decimal integer as Redis takes it: an optional minus, digits, no leading zero, nothing else.
+/// A decimal integer within bounds.
+#[inline(always)] // on the way of every request
 pub(super) fn integer(word: &[u8], what: &'static str, min: i64, max: i64) -> Parsed<i64> {
-    let refused = || ParseError::Number { what, given: word.into(), min, max };
+    match decimal(word) {
+        Some(value) if (min..=max).contains(&value) => Ok(value),
+        _ => Err(ParseError::Number { what, given: word.into(), min, max }.into()),
+    }
+}
+
+/// An integer as Redis takes it: an optional minus, digits, no leading zero, nothing else.
+#[inline(always)] // on the way of every request
+fn decimal(word: &[u8]) -> Option<i64> {
     let digits = word.strip_prefix(b"-").unwrap_or(word);
     if digits.is_empty() || digits.len() > 19 || digits[0] == b'0' && word.len() > 1 {
-        return Err(refused());
+        return None;
     }
     let mut value: i64 = 0;
     for &digit in digits {
-        if !digit.is_ascii_digit() {
-            return Err(refused());
+        let units = digit.wrapping_sub(b'0');
+        if units > 9 {
+            return None;
         }
-        let sum = value.checked_mul(10).and_then(|value| value.checked_add(i64::from(digit - b'0')));
-        value = sum.ok_or_else(refused)?;
+        value = value.checked_mul(10)?.checked_add(units.into())?;
     }
-    if digits.len() < word.len() {
-        value = -value;
-    }
-    if (min..=max).contains(&value) { Ok(value) } else { Err(refused()) }
+    Some(if digits.len() < word.len() { -value } else { value })
 }
 
 /// A hold's id: `*` asks for one to be made.
@@ -176,7 +188,7 @@ pub fn create<'a>(words: Words<'_, 'a>) -> Parsed<Create<'a>> {
             let index = integer(args.value_of("SHARD")?, "SHARD i", 0, bounds::MAX_SHARDS.into())? as u32;
             let count = integer(args.value_of("SHARD")?, "SHARD n", 1, bounds::MAX_SHARDS.into())? as u32;
             if index >= count {
-                return Err(ParseError::Shard { index, count });
+                return Err(ParseError::Shard { index, count }.into());
             }
             once("SHARD", &mut create.shard, Shard { index, count })?;
         } else if is(word, "EDITION") {
@@ -220,7 +232,9 @@ fn setting(word: &[u8], args: &mut Args<'_, '_>, change: &mut Change) -> Parsed<
         let choices = [("ORDERS", Events::Orders), ("ALL", Events::All), ("NONE", Events::None)];
         match choices.iter().find(|(name, _)| is(given, name)) {
             Some(&(_, events)) => once("EVENTS", &mut change.events, events),
-            None => Err(ParseError::Choice { what: "EVENTS", given: given.into(), allowed: "ORDERS, ALL, NONE" }),
+            None => {
+                Err(ParseError::Choice { what: "EVENTS", given: given.into(), allowed: "ORDERS, ALL, NONE" }.into())
+            }
         }
     } else {
         unknown(word)
@@ -291,7 +305,7 @@ pub fn reserve<'a>(words: Words<'_, 'a>) -> Parsed<ReserveCall<'a>> {
         }
     }
     if reserve.items.is_empty() {
-        return Err(ParseError::Groups { what: "ITEMS", form: "sku qty", words: 0 });
+        return Err(ParseError::Groups { what: "ITEMS", form: "sku qty", words: 0 }.into());
     }
     Ok(ReserveCall { reserve, block_ms })
 }
@@ -332,7 +346,7 @@ pub fn mreserve<'a>(words: Words<'_, 'a>) -> Parsed<MreserveCall<'a>> {
 fn holds_in_words<'a>(words: Words<'_, 'a>, common: packed::Common) -> Parsed<Vec<Command<'a>>> {
     const FORM: &str = "id buyer sku qty";
     if words.is_empty() || !words.len().is_multiple_of(4) {
-        return Err(ParseError::Groups { what: "HOLDS", form: FORM, words: words.len() });
+        return Err(ParseError::Groups { what: "HOLDS", form: FORM, words: words.len() }.into());
     }
     let mut holds = Vec::with_capacity(words.len() / 4);
     for group in words.chunks_exact(4) {
@@ -369,7 +383,7 @@ pub fn order<'a>(words: Words<'_, 'a>) -> Parsed<Order<'a>> {
         }
     }
     if order.items.is_empty() {
-        return Err(ParseError::Groups { what: "ITEMS", form: "sku qty", words: 0 });
+        return Err(ParseError::Groups { what: "ITEMS", form: "sku qty", words: 0 }.into());
     }
     Ok(order)
 }
@@ -503,7 +517,7 @@ pub fn holds(words: Words<'_, '_>) -> Parsed<HoldsQuery> {
                 Some(name) => once("STATE", &mut state, name)?,
                 None => {
                     let allowed = "held, confirmed, released, expired";
-                    return Err(ParseError::Choice { what: "STATE", given: given.into(), allowed });
+                    return Err(ParseError::Choice { what: "STATE", given: given.into(), allowed }.into());
                 }
             }
         } else if is(word, "COUNT") {

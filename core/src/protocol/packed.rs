@@ -28,11 +28,11 @@ pub(super) struct Common {
 }
 
 /// Reads holds: an array `[id, buyer, sku, qty, id, buyer, sku, qty, ...]` of strings (str or bin) and integers.
-pub(super) fn holds<'a>(bytes: &'a [u8], common: Common) -> Result<Vec<Command<'a>>, ParseError> {
+pub(super) fn holds<'a>(bytes: &'a [u8], common: Common) -> Result<Vec<Command<'a>>, Box<ParseError>> {
     let mut reader = Reader { bytes: Bytes::new(bytes), len: bytes.len() };
     let elements = reader.array_len()?;
     if elements == 0 || !elements.is_multiple_of(ELEMENTS) {
-        return Err(ParseError::Groups { what: "PACKED", form: "id buyer sku qty", words: elements });
+        return Err(ParseError::Groups { what: "PACKED", form: "id buyer sku qty", words: elements }.into());
     }
     let count = elements / ELEMENTS;
     let mut holds = Vec::with_capacity(count.min(bytes.len() / LEAST_BYTES));
@@ -66,15 +66,16 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn expected(&self, what: &'static str) -> ParseError {
-        ParseError::Packed { expected: what, at: self.len - self.bytes.remaining_slice().len() }
+    #[cold]
+    fn expected(&self, what: &'static str) -> Box<ParseError> {
+        Box::new(ParseError::Packed { expected: what, at: self.len - self.bytes.remaining_slice().len() })
     }
 
-    fn array_len(&mut self) -> Result<usize, ParseError> {
+    fn array_len(&mut self) -> Result<usize, Box<ParseError>> {
         decode::read_array_len(&mut self.bytes).map(|len| len as usize).map_err(|_| self.expected("an array"))
     }
 
-    fn name(&mut self, what: &'static str) -> Result<&'a [u8], ParseError> {
+    fn name(&mut self, what: &'static str) -> Result<&'a [u8], Box<ParseError>> {
         const STRING: &str = "a string";
         let marker = decode::read_marker(&mut self.bytes).map_err(|_| self.expected(STRING))?;
         let len = match marker {
@@ -91,12 +92,12 @@ impl<'a> Reader<'a> {
         checked_name(name, what)
     }
 
-    fn quantity(&mut self) -> Result<u32, ParseError> {
+    fn quantity(&mut self) -> Result<u32, Box<ParseError>> {
         let qty: i64 = decode::read_int(&mut self.bytes).map_err(|_| self.expected("an integer"))?;
         let allowed = 1..=i64::from(bounds::MAX_QUANTITY);
         if !allowed.contains(&qty) {
             let given = qty.to_string().into_bytes().into();
-            return Err(ParseError::Number { what: "qty", given, min: *allowed.start(), max: *allowed.end() });
+            return Err(ParseError::Number { what: "qty", given, min: *allowed.start(), max: *allowed.end() }.into());
         }
         Ok(qty as u32)
     }
@@ -178,7 +179,7 @@ mod tests {
         bytes
     }
 
-    fn parse(bytes: &[u8]) -> Result<Vec<Command<'_>>, ParseError> {
+    fn parse(bytes: &[u8]) -> Result<Vec<Command<'_>>, Box<ParseError>> {
         holds(bytes, Common::default())
     }
 
@@ -201,10 +202,10 @@ mod tests {
         let bytes = packed(&[(b"h1", b"ann", b"tee", 300)]);
         for cut in 0..bytes.len() {
             let error = parse(&bytes[..cut]).unwrap_err();
-            assert!(matches!(error, ParseError::Packed { at, .. } if at <= cut), "{cut}: {error}");
+            assert!(matches!(*error, ParseError::Packed { at, .. } if at <= cut), "{cut}: {error}");
         }
         let error = parse(&[&bytes[..], b"x"].concat()).unwrap_err();
-        assert_eq!(error, ParseError::Packed { expected: "the end", at: bytes.len() });
+        assert_eq!(*error, ParseError::Packed { expected: "the end", at: bytes.len() });
     }
 
     #[test]

@@ -15,20 +15,20 @@ pub struct Throttle {
 }
 
 /// `burst count period [quantity]`, the words after the key.
-pub fn throttle(words: &[&[u8]]) -> Result<Throttle, ParseError> {
+pub fn throttle(words: &[&[u8]]) -> Result<Throttle, Box<ParseError>> {
     let (burst, count, period, quantity) = match *words {
         [burst, count, period] => (burst, count, period, b"1".as_slice()),
         [burst, count, period, quantity] => (burst, count, period, quantity),
-        _ => return Err(ParseError::Arity),
+        _ => return Err(ParseError::Arity.into()),
     };
-    let number = |word, what, min: u64, max: u64| -> Result<u64, ParseError> {
+    let number = |word, what, min: u64, max: u64| -> Result<u64, Box<ParseError>> {
         Ok(integer(word, what, min as i64, max as i64)? as u64)
     };
     let burst = number(burst, "burst", 0, MAX_UNITS - 1)?;
     let count = number(count, "count", 1, MAX_UNITS)?;
     let period_s = number(period, "period", 1, MAX_PERIOD_S)?;
     let quantity = number(quantity, "quantity", 0, MAX_UNITS)?;
-    Ok(Throttle { quota: Quota::new(burst, count, period_s)?, quantity })
+    Ok(Throttle { quota: Quota::new(burst, count, period_s).map_err(ParseError::from)?, quantity })
 }
 
 /// Five integers: limited, limit, remaining, seconds to retry (-1: allowed, or never), seconds to full.
@@ -45,7 +45,7 @@ pub fn verdict(reply: &mut impl Reply, verdict: &Verdict) {
 mod tests {
     use super::*;
 
-    fn parsed(line: &str) -> Result<Throttle, ParseError> {
+    fn parsed(line: &str) -> Result<Throttle, Box<ParseError>> {
         throttle(&line.split(' ').map(str::as_bytes).collect::<Vec<_>>())
     }
 

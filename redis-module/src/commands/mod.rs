@@ -31,6 +31,7 @@ use crate::state;
 use flashsale_core::protocol::ParseError;
 use metadata::{Access, Arg, Metadata};
 use redis_module::raw;
+use smallvec::SmallVec;
 use std::ffi::c_int;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -104,19 +105,13 @@ fn dispatch<D: Definition>(ctx: Ctx<'_>, words: &[*mut raw::RedisModuleString]) 
     // SAFETY: the words live until the command returns.
     let string = |raw: *mut raw::RedisModuleString| unsafe { ServerString::from_raw(raw) };
     // Nearly all commands have few words: those are listed on the stack.
-    let (mut few, mut many) = ([&[][..]; FEW_WORDS], Vec::new());
-    let words = if rest.len() <= FEW_WORDS {
-        &mut few[..rest.len()]
-    } else {
-        many.resize(rest.len(), &[][..]);
-        &mut many[..]
-    };
-    words.iter_mut().zip(rest).for_each(|(word, &raw)| *word = string(raw).bytes());
+    let mut words = SmallVec::<[&[u8]; FEW_WORDS]>::new();
+    words.extend(rest.iter().map(|&raw| string(raw).bytes()));
     let (key_name, given) = (string(*key_name), [rest.first(), rest.get(1)].map(|raw| raw.map(|&raw| string(raw))));
-    let called = state::with(|state| D::call(&mut Call { ctx, key_name, words, state, stream: None, given }));
+    let called = state::with(|state| D::call(&mut Call { ctx, key_name, words: &words, state, stream: None, given }));
     match called {
         Ok(()) => {}
-        Err(Fault::Words(ParseError::Arity)) => ctx.wrong_arity(),
+        Err(Fault::Words(error)) if *error == ParseError::Arity => ctx.wrong_arity(),
         Err(fault) => ctx.error(&fault.text()),
     }
 }

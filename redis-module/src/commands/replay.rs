@@ -70,7 +70,8 @@ fn load(call: &mut Call<'_, '_>, chunk: &[u8]) -> Result<(), Fault> {
             value.schedule(&mut call.state.schedule, || (call.ctx.selected_db(), call.key_name.bytes().to_vec()));
         }
         None => {
-            let loader = Loader::new(chunk, call.state.seed).map_err(|error| Fault::Damaged(error.to_string()))?;
+            let loader =
+                Loader::new(chunk, call.state.seed).map_err(|error| Fault::Damaged(error.to_string().into()))?;
             // A slot that is moved to a live server comes in this way, too.
             let loader = if call.ctx.flags().is_loading() { loader } else { loader.in_small_steps() };
             SaleKey::put(&mut key, call.state.data_type, Value::loading(loader));
