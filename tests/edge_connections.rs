@@ -186,6 +186,41 @@ fn a_request_that_came_in_parts_takes_nothing_of_the_next() {
     }
 }
 
+/// The edge reads 4096 bytes at first, which may end anywhere in a header, in a body or in the next request.
+#[test]
+fn a_request_may_be_as_long_as_what_is_read_at_once() {
+    let shop = Shop::start();
+    let proxy = proxy(&shop).start();
+    let mut stream = connect(&proxy);
+    let request = |method: &str, path: &str, body: &str, head: usize| {
+        let start = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nX-Long: ", body.len());
+        let filler = "x".repeat(head - start.len() - 4);
+        format!("{start}{filler}\r\n\r\n{body}")
+    };
+    for head in (4000..4200).step_by(50).chain([4095, 4096, 4097, 8000, 8192, 9000]) {
+        let (body, form) = ("y".repeat(150), r#"{"items":[{"sku":"S"}]}"#);
+        for (method, path, body, status) in [
+            ("GET", "/flash/s", "", 503),
+            ("GET", "/page", "", 200),
+            ("POST", "/flash/s/holds", form, 503),
+            ("POST", "/cart", &body, 200),
+        ] {
+            stream.write_all(request(method, path, body, head).as_bytes()).expect("written");
+            let answer = read_answer(&mut stream);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{method} {path} {head}: {answer}");
+        }
+        let cart = shop.requests_to("/cart").pop().expect("the shop has got it");
+        assert_eq!(cart.body, body.as_bytes(), "{head}");
+        // The first of two may end, and the second begin, on either side.
+        let two = [request("GET", "/flash/s", "", head), request("GET", "/flash/s/holds", "", 100)].concat();
+        stream.write_all(two.as_bytes()).expect("written");
+        for status in [503, 405] {
+            let answer = read_answer(&mut stream);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "two, {head}: {answer}");
+        }
+    }
+}
+
 #[test]
 fn answers_are_the_same_whichever_way_they_are_written() {
     let redis = RedisServer::builder(Server::Redis70).module().start();
