@@ -16,26 +16,15 @@ pub fn command(dialect: Dialect, key: &[u8], plains: &[Plain]) -> Cmd {
     let is_named = plains.iter().any(|plain| plain.id.is_some());
     // They all came while the last command was under way: the first to be too late stands for them.
     let not_after_ms = plains.iter().map(|plain| plain.not_after_ms).min().unwrap_or(0);
-    match plains {
-        [plain] => {
-            let mut cmd = dialect.command("RESERVE", key);
-            cmd.arg(command::id_or_star(&plain.id)).arg(&plain.buyer[..]);
-            command::push_terms(&mut cmd, is_named, not_after_ms);
-            cmd.arg("ITEMS").arg(&plain.item.sku[..]).arg(plain.item.quantity);
-            cmd
-        }
-        _ => {
-            let mut cmd = dialect.command("MRESERVE", key);
-            command::push_terms(&mut cmd, is_named, not_after_ms);
-            match dialect {
-                // Server and client read and write one word instead of seven for each hold.
-                Dialect::Module => cmd.arg("PACKED").arg(packed(plains).as_bytes()),
-                // The library would take the packed form apart byte by byte, in Lua.
-                Dialect::Functions => spell_out(&mut cmd, plains),
-            };
-            cmd
-        }
-    }
+    let mut cmd = dialect.command("MRESERVE", key);
+    command::push_terms(&mut cmd, is_named, not_after_ms);
+    match dialect {
+        // Server and client read and write one word instead of four for each hold.
+        Dialect::Module => cmd.arg("PACKED").arg(packed(plains).as_bytes()),
+        // The library would take the packed form apart byte by byte, in Lua.
+        Dialect::Functions => spell_out(&mut cmd, plains),
+    };
+    cmd
 }
 
 fn spell_out<'a>(cmd: &'a mut Cmd, plains: &[Plain]) -> &'a mut Cmd {
@@ -65,7 +54,6 @@ fn packed(plains: &[Plain]) -> packed::Packed {
 /// The server's error, or [`StoreError::Nonsense`]: about all of them.
 pub fn read(reply: Value, plains: &[Plain]) -> Result<Vec<Told>, StoreError> {
     let answers: Vec<_> = match answer::checked(reply)? {
-        reply if plains.len() == 1 => vec![answer::answer(reply)],
         Value::Array(outcomes) => outcomes.into_iter().map(answer::answer).collect(),
         Value::BulkString(packed) => unpack(&packed.into()).map_err(|error| StoreError::Nonsense(error.to_string()))?,
         _ => Vec::new(),
@@ -153,14 +141,17 @@ mod tests {
     }
 
     #[test]
-    fn one_goes_by_itself_and_several_go_together() {
+    fn one_or_several_go_in_one_command() {
         let (one, two) = (plain(Some("h"), "ann", 9), plain(None, "bob", 7));
         let command = |dialect, plains: &[Plain]| spelled(&command(dialect, b"k", plains));
         assert_eq!(
             command(Dialect::Module, std::slice::from_ref(&one)),
-            "FLASH.RESERVE k h ann REPEATED NOTAFTER 9 ITEMS S 1"
+            r"FLASH.MRESERVE k REPEATED NOTAFTER 9 PACKED \x94\xa1h\xa3ann\xa1S\x01"
         );
-        assert_eq!(command(Dialect::Module, std::slice::from_ref(&two)), "FLASH.RESERVE k * bob NOTAFTER 7 ITEMS S 1");
+        assert_eq!(
+            command(Dialect::Functions, std::slice::from_ref(&two)),
+            "FCALL flash_mreserve 1 k NOTAFTER 7 HOLDS * bob S 1"
+        );
         let both = [one, two];
         assert_eq!(
             command(Dialect::Functions, &both),
