@@ -193,7 +193,7 @@ impl Bench<'_> {
         println!("| 8 connections, GET of a sale | per second | CPU us a request | p99 ms | is | wanted |");
         println!("|---|---|---|---|---|---|");
         let load = |name| Load { name, pid: proxy.pid(), url: proxy.url("/flash/s"), script: None, connections: 8 };
-        let (mut alone, mut beside) = (Vec::new(), Vec::new());
+        let (mut alone, mut beside, mut count) = (Vec::new(), Vec::new(), 0);
         for _ in 0..SLOW_PAIRS {
             alone.push(self.run(&load("alone")));
             end_row();
@@ -204,13 +204,13 @@ impl Bench<'_> {
                     Some(stream)
                 })
                 .collect();
-            let name = format!("beside {} slow ones", slow.len());
-            beside.push(dribbling(&slow, || self.run(&load(&name))));
+            count = slow.len();
+            beside.push(dribbling(&slow, || self.run(&load("beside slow ones"))));
             end_row();
         }
         let ratio = |of: fn(&Figures) -> f64| median(&beside, of) / median(&alone, of);
         let (p99, cpu) = (ratio(|figures| figures.p99_ms), ratio(|figures| figures.cpu_us));
-        println!("slow connections: median p99 x {p99:.2}, at most 1.10 wanted; CPU a request x {cpu:.2}");
+        println!("{count} slow connections: median p99 x {p99:.2}, at most 1.10 wanted; CPU a request x {cpu:.2}");
     }
 
     /// A row of the edge, whose answer must have this status.
