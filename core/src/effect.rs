@@ -4,6 +4,7 @@
 //! get: one version byte, the time, then the effects one after another.
 
 use crate::bounds;
+use crate::intake::{add_item, check_settings, check_shard};
 use crate::sale::{Events, Settings, Shard};
 use crate::wire::{Malformed, Reader, Sink, put_bytes, put_optional_bytes, put_signed, put_varint};
 use smallvec::SmallVec;
@@ -429,7 +430,7 @@ fn read_time(reader: &mut Reader<'_>) -> Result<u64, Malformed> {
     reader.number(bounds::MAX_TIME_MS + bounds::MAX_HOLD_MS, "a time is out of range")
 }
 
-fn read_sku(reader: &mut Reader<'_>) -> Result<u16, Malformed> {
+pub(crate) fn read_sku(reader: &mut Reader<'_>) -> Result<u16, Malformed> {
     Ok(reader.number(u16::MAX.into(), "a SKU is out of range")? as u16)
 }
 
@@ -455,12 +456,12 @@ pub(crate) fn put_settings(out: &mut impl Sink, settings: &Settings) {
 
 pub(crate) fn read_settings(reader: &mut Reader<'_>) -> Result<Settings, Malformed> {
     let settings = Settings {
-        limit: reader.number(bounds::MAX_QUANTITY.into(), "LIMIT is out of range")? as u32,
-        hold_ms: reader.number(bounds::MAX_HOLD_MS, "HOLD is out of range")?,
-        maxhold_ms: reader.number(bounds::MAX_HOLD_MS, "MAXHOLD is out of range")?,
-        opens_at: reader.number(bounds::MAX_TIME_MS, "OPENS is out of range")?,
-        closes_at: reader.number(bounds::MAX_TIME_MS, "CLOSES is out of range")?,
-        retain_ms: reader.number(bounds::MAX_RETAIN_MS, "RETAIN is out of range")?,
+        limit: reader.u32("LIMIT is out of range")?,
+        hold_ms: reader.varint()?,
+        maxhold_ms: reader.varint()?,
+        opens_at: reader.varint()?,
+        closes_at: reader.varint()?,
+        retain_ms: reader.varint()?,
         backlog: reader.varint()?,
         events: match reader.byte()? {
             0 => Events::Orders,
@@ -469,7 +470,7 @@ pub(crate) fn read_settings(reader: &mut Reader<'_>) -> Result<Settings, Malform
             _ => return Err(Malformed("EVENTS is unknown")),
         },
     };
-    settings.check().map_err(|_| Malformed("the settings contradict each other"))?;
+    check_settings(&settings)?;
     Ok(settings)
 }
 
@@ -478,13 +479,9 @@ pub(crate) fn read_edition(reader: &mut Reader<'_>) -> Result<u64, Malformed> {
 }
 
 pub(crate) fn read_shard(reader: &mut Reader<'_>) -> Result<Shard, Malformed> {
-    let max = bounds::MAX_SHARDS.into();
-    let index = reader.number(max, "the shard is out of range")? as u32;
-    let count = reader.number(max, "the number of shards is out of range")? as u32;
-    if index >= count {
-        return Err(Malformed("the shard is not one of the sale's"));
-    }
-    Ok(Shard { index, count })
+    let shard = Shard { index: reader.u32("a shard is out of range")?, count: reader.u32("a shard is out of range")? };
+    check_shard(shard)?;
+    Ok(shard)
 }
 
 pub(crate) fn put_items(out: &mut impl Sink, items: &[(u16, u32)]) {
@@ -501,15 +498,9 @@ pub(crate) fn put_optional_items(out: &mut impl Sink, items: Option<&IndexedItem
 
 /// Items of distinct SKUs, each of at least one unit.
 pub(crate) fn read_items(reader: &mut Reader<'_>) -> Result<IndexedItems, Malformed> {
-    let count = reader.number(bounds::MAX_ITEMS as u64, "too many items")?;
     let mut items = IndexedItems::new();
-    for _ in 0..count {
-        let sku = read_sku(reader)?;
-        let qty = reader.number(bounds::MAX_QUANTITY.into(), "a quantity is out of range")? as u32;
-        if qty == 0 || items.iter().any(|&(known, _)| known == sku) {
-            return Err(Malformed("items are not distinct SKUs with units"));
-        }
-        items.push((sku, qty));
+    for _ in 0..reader.varint()? {
+        add_item(&mut items, read_sku(reader)?, reader.u32("a quantity is out of range")?)?;
     }
     Ok(items)
 }

@@ -1,13 +1,12 @@
 //! A sale that another implementation of the contract has kept, taken over whole.
 //!
-//! [`Import`] is told what was kept: first the sale, then every hold, order and remembered id. What follows from
-//! those (levels, limits, deadlines by SKU, counters) is counted anew, as when a snapshot is loaded, and by the same
-//! checks: data that contradict themselves are refused.
+//! [`Import`] is told what was kept: first the sale, then every hold, order and remembered id. It is taken in as a
+//! snapshot is, by the same checks: data that contradict themselves are refused.
 
-use crate::bounds;
+use crate::effect::IndexedItems;
 use crate::holds::{Content, State};
-use crate::sale::{Extra, Refund, Sale, Settings, Shard, Sku, Transfer};
-use crate::snapshot::Loader;
+use crate::intake::{Intake, add_item, add_refund};
+use crate::sale::{Extra, Sale, Settings, Shard, Sku, Transfer};
 use crate::wire::Malformed;
 
 /// The sale itself.
@@ -117,7 +116,7 @@ pub struct KeptHold<'a> {
 /// Takes a sale over, hold by hold.
 #[derive(Debug)]
 pub struct Import {
-    loader: Loader,
+    intake: Intake,
 }
 
 impl Import {
@@ -126,26 +125,21 @@ impl Import {
     /// # Errors
     /// A value is out of range, or two contradict each other.
     pub fn new(kept: &KeptSale, seed: [u64; 2]) -> Result<Self, Malformed> {
-        kept.settings.check().map_err(|_| Malformed("the settings contradict each other"))?;
-        if kept.shard.index >= kept.shard.count || kept.shard.count > bounds::MAX_SHARDS {
-            return Err(Malformed("the shard is not one of the sale's"));
-        }
         let mut sale = Sale::new(kept.settings, kept.shard, seed);
         (sale.paused, sale.closed) = (kept.paused, kept.closed);
-        sale.clock_ms = within(kept.clock_ms, bounds::MAX_TIME_MS, "the clock is out of range")?;
-        sale.entry_no = within(kept.entry_no, bounds::MAX_STOCKED, "the entry number is out of range")?;
-        sale.stream_floor_ms = within(kept.stream_floor_ms, bounds::MAX_TIME_MS * 2, "a time is out of range")?;
-        sale.orders = within(kept.orders, bounds::MAX_STOCKED, "the number of orders is out of range")?;
-        for sku in &kept.skus {
-            add_sku(&mut sale, sku)?;
+        (sale.clock_ms, sale.stream_floor_ms) = (kept.clock_ms, kept.stream_floor_ms);
+        (sale.entry_no, sale.orders) = (kept.entry_no, kept.orders);
+        let mut intake = Intake::of(sale)?;
+        for KeptSku { name, stocked, limit, sold_out, version } in kept.skus.iter().cloned() {
+            intake.add_sku(Sku { stocked, limit, sold_out, version, ..Sku::new(&name) })?;
         }
         for (id, sku, delta) in &kept.allocations {
-            sale.allocations.insert(name(id)?.into(), (known_sku(&sale, *sku)?, *delta));
+            intake.add_allocation(id, *sku, *delta)?;
         }
-        for transfer in &kept.transfers {
-            add_transfer(&mut sale, transfer)?;
+        for &KeptTransfer { sku, other, granted, accepted } in &kept.transfers {
+            intake.add_transfer(sku, other, Transfer { granted, accepted })?;
         }
-        Ok(Self { loader: Loader::of(sale) })
+        Ok(Self { intake })
     }
 
     /// Takes the next hold. Those that have ended come in the order in which they ended.
@@ -153,40 +147,30 @@ impl Import {
     /// # Errors
     /// It is malformed.
     pub fn push(&mut self, kept: &KeptHold<'_>) -> Result<(), Malformed> {
-        let sale = self.loader.sale();
-        let id = name(kept.id)?;
-        let latest_ms = bounds::MAX_TIME_MS + bounds::MAX_HOLD_MS;
-        let time_ms = within(kept.time_ms, latest_ms, "a time is out of range")?;
         let state = match kept.state {
             KeptState::Held => State::Held,
             KeptState::Confirmed => State::Confirmed,
             KeptState::Returned => State::Returned,
             KeptState::Released => State::Released,
             KeptState::Expired => State::Expired,
-            KeptState::Tombstone => return self.loader.store_tombstone(id, time_ms),
+            KeptState::Tombstone => return self.intake.add_tombstone(kept.id, kept.time_ms),
         };
-        if kept.items.is_empty() {
-            return Err(Malformed("a hold of nothing"));
-        }
         let content = Content {
-            id,
-            buyer: name(kept.buyer)?,
-            items: (&*items(sale, &kept.items)?).into(),
-            meta: text(kept.meta, bounds::MAX_META_BYTES)?,
-            reference: text(kept.reference, bounds::MAX_REF_BYTES)?,
+            id: kept.id,
+            buyer: kept.buyer,
+            items: items(&kept.items)?,
+            meta: kept.meta,
+            reference: kept.reference,
         };
-        let life_ms = within(kept.life_ms, bounds::MAX_HOLD_MS.min(time_ms), "a life is out of range")? as u32;
-        let extra = extra(sale, kept)?;
-        self.loader.store(content, state, (time_ms, life_ms), kept.order_no, extra)
+        self.intake.add_hold(&content, state, (kept.time_ms, kept.life_ms), kept.order_no, extra(kept)?)
     }
 
     /// The sale, with everything counted.
     ///
     /// # Errors
     /// More units are held, sold or granted than there are, or an id has come twice.
-    pub fn finish(mut self) -> Result<Sale, Malformed> {
-        self.loader.push(&[])?;
-        self.loader.finish()
+    pub fn finish(self) -> Result<Sale, Malformed> {
+        self.intake.finish()
     }
 }
 
@@ -218,91 +202,30 @@ impl Sale {
     }
 }
 
-fn within(number: u64, max: u64, what: &'static str) -> Result<u64, Malformed> {
-    if number <= max { Ok(number) } else { Err(Malformed(what)) }
+fn items(kept: &KeptItems) -> Result<IndexedItems, Malformed> {
+    let mut items = IndexedItems::new();
+    kept.iter().try_for_each(|&(sku, qty)| add_item(&mut items, sku, qty))?;
+    Ok(items)
 }
 
-fn name(name: &[u8]) -> Result<&[u8], Malformed> {
-    let fits = (1..=bounds::MAX_NAME_BYTES).contains(&name.len());
-    if fits { Ok(name) } else { Err(Malformed("a name is not 1..128 bytes long")) }
-}
-
-fn text(text: Option<&[u8]>, max: usize) -> Result<Option<&[u8]>, Malformed> {
-    if text.is_some_and(|text| text.len() > max) { Err(Malformed("a text is too long")) } else { Ok(text) }
-}
-
-fn known_sku(sale: &Sale, sku: u16) -> Result<u16, Malformed> {
-    if usize::from(sku) < sale.skus.len() { Ok(sku) } else { Err(Malformed("an unknown SKU")) }
-}
-
-/// Distinct SKUs that are there, each with at least one unit.
-fn items(sale: &Sale, items: &KeptItems) -> Result<Box<[(u16, u32)]>, Malformed> {
-    for (at, &(sku, qty)) in items.iter().enumerate() {
-        known_sku(sale, sku)?;
-        if qty == 0 || qty > bounds::MAX_QUANTITY || items[..at].iter().any(|&(other, _)| other == sku) {
-            return Err(Malformed("items are not distinct SKUs with units"));
-        }
-    }
-    if items.len() > bounds::MAX_ITEMS {
-        return Err(Malformed("too many items"));
-    }
-    Ok(items.as_slice().into())
-}
-
-fn extra(sale: &Sale, kept: &KeptHold<'_>) -> Result<Option<Extra>, Malformed> {
-    let list = |list: &Option<KeptItems>| list.as_ref().map(|list| items(sale, list)).transpose();
-    let refund = |(id, list): &(&[u8], KeptItems)| Ok(Refund { id: name(id)?.into(), items: items(sale, list)? });
-    if kept.returns.len() > bounds::MAX_RETURNS {
-        return Err(Malformed("too many refunds"));
-    }
-    let extra = Extra {
-        requested: list(&kept.requested)?,
-        confirmed_from: list(&kept.confirmed_from)?,
-        order_no: if kept.state == KeptState::Returned { kept.order_no } else { 0 },
-        returns: kept.returns.iter().map(refund).collect::<Result<_, _>>()?,
+fn extra(kept: &KeptHold<'_>) -> Result<Option<Extra>, Malformed> {
+    let list = |list: &Option<KeptItems>| -> Result<_, Malformed> {
+        let list = list.as_ref().map(items).transpose()?;
+        Ok(list.map(|items| items.as_slice().into()))
     };
+    let order_no = if kept.state == KeptState::Returned { kept.order_no } else { 0 };
+    let (requested, confirmed_from) = (list(&kept.requested)?, list(&kept.confirmed_from)?);
+    let mut extra = Extra { requested, confirmed_from, order_no, returns: Vec::new() };
+    for (id, list) in &kept.returns {
+        add_refund(&mut extra, id, items(list)?)?;
+    }
     Ok((extra != Extra::default()).then_some(extra))
-}
-
-fn add_sku(sale: &mut Sale, kept: &KeptSku) -> Result<(), Malformed> {
-    if sale.skus.len() >= bounds::MAX_SKUS {
-        return Err(Malformed("too many SKUs"));
-    } else if sale.skus.find(name(&kept.name)?).is_some() {
-        return Err(Malformed("a SKU stands there twice"));
-    } else if kept.limit > bounds::MAX_QUANTITY {
-        return Err(Malformed("a limit is out of range"));
-    }
-    let mut sku = Sku::new(&kept.name);
-    sku.stocked = within(kept.stocked, bounds::MAX_STOCKED * 2, "stock is out of range")?;
-    (sku.limit, sku.sold_out, sku.version) = (kept.limit, kept.sold_out, kept.version);
-    sale.units = sale.units.saturating_add(sku.stocked);
-    sale.skus.push(sku);
-    Ok(())
-}
-
-fn add_transfer(sale: &mut Sale, kept: &KeptTransfer) -> Result<(), Malformed> {
-    let sku = known_sku(sale, kept.sku)?;
-    if kept.other >= sale.shard.count || kept.other == sale.shard.index {
-        return Err(Malformed("a transfer with no other shard"));
-    }
-    let granted = within(kept.granted, bounds::MAX_STOCKED, "a transfer is out of range")?;
-    let accepted = within(kept.accepted, bounds::MAX_STOCKED, "a transfer is out of range")?;
-    if sale.transfers.insert((sku, kept.other), Transfer { granted, accepted }).is_some() {
-        return Err(Malformed("a transfer stands there twice"));
-    }
-    let counters = sale.skus.get_mut(sku);
-    counters.granted = counters.granted.saturating_add(granted);
-    counters.accepted = counters.accepted.saturating_add(accepted);
-    if counters.accepted > bounds::MAX_STOCKED {
-        return Err(Malformed("more was accepted than there can be"));
-    }
-    sale.units = sale.units.saturating_add(accepted);
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::Loader;
 
     fn sale() -> KeptSale {
         let sku = |name: &[u8]| KeptSku { name: name.to_vec(), stocked: 10, limit: 0, sold_out: false, version: 0 };
@@ -373,5 +296,15 @@ mod tests {
         assert!(import.finish().is_err(), "the same id");
         let transfers = vec![KeptTransfer { sku: 0, other: 0, granted: 1, accepted: 0 }];
         assert!(Import::new(&KeptSale { transfers, ..sale() }, [1, 2]).is_err());
+        let settings = Settings { retain_ms: u64::MAX, ..Settings::default() };
+        assert!(Import::new(&KeptSale { settings, ..sale() }, [1, 2]).is_err());
+        assert!(Import::new(&KeptSale { clock_ms: u64::MAX, ..sale() }, [1, 2]).is_err());
+        let mut import = Import::new(&sale(), [1, 2]).unwrap();
+        for id in [&b""[..], &[b'x'; 129]] {
+            assert!(import.push(&KeptHold { id, ..hold(b"h", KeptState::Expired) }).is_err());
+        }
+        for life_ms in [1_200_001, u64::MAX] {
+            assert!(import.push(&KeptHold { life_ms, ..hold(b"h", KeptState::Held) }).is_err());
+        }
     }
 }

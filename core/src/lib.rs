@@ -31,6 +31,7 @@ pub mod gossip;
 mod heap;
 mod holds;
 pub mod import;
+mod intake;
 pub mod memory;
 #[cfg(feature = "model")]
 pub mod model;

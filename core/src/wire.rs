@@ -90,6 +90,23 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
+/// A number no larger than `max`.
+#[inline]
+pub(crate) fn within(number: u64, max: u64, what: &'static str) -> Result<u64, Malformed> {
+    if number <= max { Ok(number) } else { Err(Malformed(what)) }
+}
+
+/// A name of 1..128 bytes.
+pub(crate) fn name(name: &[u8]) -> Result<&[u8], Malformed> {
+    let fits = (1..=crate::bounds::MAX_NAME_BYTES).contains(&name.len());
+    if fits { Ok(name) } else { Err(Malformed("a name is not 1..128 bytes long")) }
+}
+
+/// A text of at most `max` bytes.
+pub(crate) fn text(text: Option<&[u8]>, max: usize) -> Result<Option<&[u8]>, Malformed> {
+    if text.is_some_and(|text| text.len() > max) { Err(Malformed("a text is too long")) } else { Ok(text) }
+}
+
 /// Reads what the `put` functions wrote.
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
@@ -144,10 +161,12 @@ impl<'a> Reader<'a> {
 
     /// A number no larger than `max`.
     pub fn number(&mut self, max: u64, what: &'static str) -> Result<u64, Malformed> {
-        match self.varint()? {
-            value if value <= max => Ok(value),
-            _ => Err(Malformed(what)),
-        }
+        within(self.varint()?, max, what)
+    }
+
+    /// A number of 32 bits.
+    pub fn u32(&mut self, what: &'static str) -> Result<u32, Malformed> {
+        u32::try_from(self.varint()?).map_err(|_| Malformed(what))
     }
 
     pub fn exactly(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
@@ -161,7 +180,7 @@ impl<'a> Reader<'a> {
         self.exactly(len as usize)
     }
 
-    fn optional_bytes(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
+    pub fn optional_bytes(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
         match self.number(u32::MAX.into(), "a string is too long")? {
             0 => Ok(None),
             len => self.exactly(len as usize - 1).map(Some),
@@ -170,27 +189,17 @@ impl<'a> Reader<'a> {
 
     /// A text of at most `max` bytes.
     pub fn optional_text(&mut self, max: usize) -> Result<Option<&'a [u8]>, Malformed> {
-        match self.optional_bytes()? {
-            Some(text) if text.len() > max => Err(Malformed("a text is too long")),
-            text => Ok(text),
-        }
+        text(self.optional_bytes()?, max)
     }
 
     /// A name of 1..128 bytes, if there is one.
     pub fn optional_name(&mut self) -> Result<Option<&'a [u8]>, Malformed> {
-        match self.optional_text(crate::bounds::MAX_NAME_BYTES)? {
-            Some([]) => Err(Malformed("a name is empty")),
-            name => Ok(name),
-        }
+        self.optional_bytes()?.map(name).transpose()
     }
 
     /// A name of 1..128 bytes.
     pub fn name(&mut self) -> Result<&'a [u8], Malformed> {
-        let bytes = self.bytes()?;
-        if bytes.is_empty() || bytes.len() > crate::bounds::MAX_NAME_BYTES {
-            return Err(Malformed("a name is not 1..128 bytes long"));
-        }
-        Ok(bytes)
+        name(self.bytes()?)
     }
 }
 
