@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 use flashsale_tests::http::{Answer, Http, read_to_end};
 use flashsale_tests::sale::stock;
 use flashsale_tests::token::{claims, hs256, unix_seconds};
-use flashsale_tests::{Proxy, RedisServer, Server, TOKEN_SECRET};
+use flashsale_tests::{Proxy, RedisServer, TOKEN_SECRET};
 use serde_json::json;
 
 fn scene() -> (RedisServer, Proxy, Http) {
-    let redis = RedisServer::builder(Server::Redis70).module().start();
-    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "100"]);
+    let redis = RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 100");
     let proxy = Proxy::builder().redis(&redis).set("tokens.audience", "[\"shop\"]").start();
     (redis, proxy, Http::new())
 }
@@ -208,8 +207,7 @@ fn addresses_and_methods_that_are_not_there() {
 
 #[test]
 fn a_body_that_dribbles_in_is_cut_as_a_whole() {
-    let redis = RedisServer::builder(Server::Redis70).module().start();
-    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "10"]);
+    let redis = RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 10");
     let proxy = Proxy::builder().redis(&redis).set("listen.body_timeout_ms", "700").start();
     let mut stream = TcpStream::connect(&proxy.addresses().public).expect("the proxy listens");
     stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");

@@ -263,8 +263,7 @@ fn tls_with_certificates_on_both_sides_and_a_user_of_few_rights() {
 
 #[test]
 fn a_breaker_opens_when_a_server_hangs_and_closes_when_it_answers() {
-    let redis = &mut RedisServer::builder(Server::Redis70).module().start();
-    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "1000"]);
+    let redis = &mut RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 1000");
     let proxy = Proxy::builder()
         .redis(redis)
         .set("redis.timeout_ms", "100")
@@ -291,8 +290,7 @@ fn a_breaker_opens_when_a_server_hangs_and_closes_when_it_answers() {
 
 #[test]
 fn reservations_that_come_while_one_is_under_way_go_together() {
-    let redis = RedisServer::builder(Server::Redis70).module().start();
-    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "1000"]);
+    let redis = RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 1000");
     let proxy = Proxy::builder()
         .redis(&redis)
         .set("redis.timeout_ms", "20000")

@@ -19,8 +19,7 @@ fn order(http: &Http, proxy: &Proxy, buyer: &str, id: &str) -> Answer {
 
 #[test]
 fn without_its_replica_an_order_is_pending_and_the_same_id_finds_out() {
-    let primary = RedisServer::builder(Server::Redis70).module().start();
-    primary.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "100"]);
+    let primary = RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 100");
     let proxy = proxy(&primary);
     let http = Http::new();
     for _ in 0..2 {
@@ -44,8 +43,7 @@ fn without_its_replica_an_order_is_pending_and_the_same_id_finds_out() {
 
 #[test]
 fn a_rush_of_orders_is_told_when_the_replica_has_them() {
-    let primary = RedisServer::builder(Server::Redis70).module().start();
-    primary.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "1000"]);
+    let primary = RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 1000");
     let replica = RedisServer::builder(Server::Redis70).module().replica_of(&primary).start();
     replica.wait_for_primary(&primary);
     let proxy = proxy(&primary);

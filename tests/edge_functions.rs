@@ -93,8 +93,7 @@ fn a_user_who_may_not_load_uses_what_is_there() {
 
 #[test]
 fn the_module_is_preferred_and_the_library_may_be_asked_for() {
-    let redis = RedisServer::builder(Server::Redis70).module().start();
-    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "3"]);
+    let redis = RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 3");
     let proxy = Proxy::builder().redis(&redis).start();
     assert_eq!(reserve(&proxy, "ann", "h1").status, 201);
     assert!(version(&mut redis.client()).contains("Function not found"), "nothing was loaded");

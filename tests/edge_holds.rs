@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flashsale_tests::http::{Answer, Http, assert_refused};
 use flashsale_tests::sale::{assert_audit_is_clean, stock};
-use flashsale_tests::{Client, Proxy, RedisServer, Server, unix_ms, wait_until};
+use flashsale_tests::{Client, Proxy, RedisServer, unix_ms, wait_until};
 
 const SERVER_KEY: &str = "the shop's own key, not short";
 
@@ -16,8 +16,7 @@ struct Scene {
 
 impl Scene {
     fn with(create: &str) -> Scene {
-        let redis = RedisServer::builder(Server::Redis70).module().start();
-        redis.client().ok(&create.split(' ').collect::<Vec<_>>());
+        let redis = RedisServer::with_sale(create);
         let proxy = Proxy::builder()
             .redis(&redis)
             .file("server-key", SERVER_KEY)

@@ -8,14 +8,12 @@ use std::time::Duration;
 use flashsale_tests::http::Http;
 use flashsale_tests::sale::{assert_audit_is_clean, stock};
 use flashsale_tests::shop::Shop;
-use flashsale_tests::{Proxy, ProxyBuilder, RedisServer, Server, wait_until};
+use flashsale_tests::{Proxy, ProxyBuilder, RedisServer, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn redis_with_sale() -> RedisServer {
-    let redis = RedisServer::builder(Server::Redis70).module().start();
-    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "1000"]);
-    redis
+    RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 1000")
 }
 
 /// A proxy that waits long enough for its Redis on the busiest machine.

@@ -8,8 +8,7 @@ use flashsale_tests::{Client, Proxy, RedisServer, Server, wait_until};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn scene(create: &str, refresh_ms: u64) -> (RedisServer, Proxy, Http) {
-    let redis = RedisServer::builder(Server::Redis70).module().start();
-    redis.client().ok(&create.split(' ').collect::<Vec<_>>());
+    let redis = RedisServer::with_sale(create);
     let proxy = Proxy::builder().redis(&redis).set("known.refresh_ms", &refresh_ms.to_string()).start();
     (redis, proxy, Http::new())
 }

@@ -1,11 +1,10 @@
 //! Nobody may ask for more than a share: addresses and buyers are limited, and say so.
 
 use flashsale_tests::http::Http;
-use flashsale_tests::{Proxy, RedisServer, Server};
+use flashsale_tests::{Proxy, RedisServer};
 
 fn scene(settings: &[(&str, &str)]) -> (RedisServer, Proxy, Http) {
-    let redis = RedisServer::builder(Server::Redis70).module().start();
-    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "1000"]);
+    let redis = RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 1000");
     let proxy = Proxy::builder().redis(&redis).set("listen.trusted_proxies", "[\"127.0.0.1/32\"]");
     let proxy = settings.iter().fold(proxy, |proxy, (key, value)| proxy.set(key, value)).start();
     (redis, proxy, Http::new())

@@ -6,15 +6,13 @@ use std::time::Duration;
 use flashsale_tests::http::Http;
 use flashsale_tests::shop::Shop;
 use flashsale_tests::tls::Certificate;
-use flashsale_tests::{Proxy, RedisServer, Server, free_port, wait_until};
+use flashsale_tests::{Proxy, RedisServer, free_port, wait_until};
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn redis_with_sale() -> RedisServer {
-    let redis = RedisServer::builder(Server::Redis70).module().start();
-    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "1000"]);
-    redis
+    RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 1000")
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use flashsale_tests::http::{Answer, Http, assert_refused};
 use flashsale_tests::sale::{assert_audit_is_clean, stock};
-use flashsale_tests::{Client, Proxy, ProxyBuilder, RedisServer, Server, wait_until};
+use flashsale_tests::{Client, Proxy, ProxyBuilder, RedisServer, wait_until};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -17,8 +17,7 @@ struct Scene {
 
 impl Scene {
     fn with(create: &str, settings: impl FnOnce(ProxyBuilder) -> ProxyBuilder) -> Scene {
-        let redis = RedisServer::builder(Server::Redis70).module().start();
-        redis.client().ok(&create.split(' ').collect::<Vec<_>>());
+        let redis = RedisServer::with_sale(create);
         let proxy = Proxy::builder().redis(&redis).set("listen.trusted_proxies", "[\"127.0.0.1/32\"]");
         let proxy = settings(proxy).start();
         Scene { redis, proxy, http: Http::new() }

@@ -5,16 +5,14 @@ use std::time::Duration;
 
 use flashsale_tests::http::{Answer, Http, assert_refused};
 use flashsale_tests::sale::{assert_audit_is_clean, stock};
-use flashsale_tests::{Proxy, ProxyBuilder, RedisServer, Server, Site, unix_ms, wait_until};
+use flashsale_tests::{Proxy, ProxyBuilder, RedisServer, Site, unix_ms, wait_until};
 use serde_json::{Value, json};
 
 const OLD_KEY: &str = "the ticket key of last week, 32 bytes or more";
 const NEW_KEY: &str = "the ticket key of this week, 32 bytes or more";
 
 fn redis() -> RedisServer {
-    let redis = RedisServer::builder(Server::Redis70).module().start();
-    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "100", "mug", "100"]);
-    redis
+    RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 100 mug 100")
 }
 
 /// A proxy with tickets, whose keys are named in this order.

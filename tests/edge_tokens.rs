@@ -18,8 +18,7 @@ struct Scene {
 
 impl Scene {
     fn with(settings: impl FnOnce(ProxyBuilder) -> ProxyBuilder) -> Scene {
-        let redis = RedisServer::builder(Server::Redis70).module().start();
-        redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "100000"]);
+        let redis = RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 100000");
         let proxy = settings(Proxy::builder().redis(&redis)).start();
         Scene { _redis: redis, proxy, http: Http::new() }
     }

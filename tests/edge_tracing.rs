@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flashsale_tests::http::Http;
 use flashsale_tests::shop::Shop;
-use flashsale_tests::{Collector, Proxy, ProxyBuilder, RedisServer, Seen, Server, free_port, wait_until};
+use flashsale_tests::{Collector, Proxy, ProxyBuilder, RedisServer, Seen, free_port, wait_until};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -13,9 +13,7 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CLIENT: &str = "b7ad6b7169203331";
 
 fn redis_with_sale() -> RedisServer {
-    let redis = RedisServer::builder(Server::Redis70).module().start();
-    redis.client().ok(&["FLASH.CREATE", "sale:s", "ITEMS", "shirt", "10"]);
-    redis
+    RedisServer::with_sale("FLASH.CREATE sale:s ITEMS shirt 10")
 }
 
 fn traced(collector: &Collector, sample: &str) -> ProxyBuilder {

@@ -160,6 +160,14 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
+    /// Redis 7.0 with the module, and the sale that a `FLASH.CREATE` of words without spaces makes.
+    #[track_caller]
+    pub fn with_sale(create: &str) -> RedisServer {
+        let redis = RedisServer::builder(Server::Redis70).module().start();
+        redis.client().ok(&create.split(' ').collect::<Vec<_>>());
+        redis
+    }
+
     /// A server with no module, no persistence, `DEBUG` and `MODULE` allowed, to be added to.
     pub fn builder(server: Server) -> RedisServerBuilder {
         RedisServerBuilder {
