@@ -8,5 +8,6 @@ mod error;
 pub mod packed;
 pub mod reply;
 pub mod throttle;
+mod words;
 
 pub use error::ParseError;

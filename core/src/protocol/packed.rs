@@ -6,8 +6,8 @@
 //! [MessagePack]: https://github.com/msgpack/msgpack/blob/master/spec.md
 
 use super::ParseError;
-use super::args::checked_name;
 use super::reply::Reply;
+use super::words::checked_name;
 use crate::bounds;
 use crate::command::{Command, Item, Items, Reserve};
 use rmp::Marker;

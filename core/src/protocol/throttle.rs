@@ -1,8 +1,8 @@
 //! FLASH.THROTTLE: words into a rate limit, and its verdict as a reply.
 
 use super::ParseError;
-use super::args::integer;
 use super::reply::Reply;
+use super::words::integer;
 use crate::gcra::{MAX_PERIOD_S, MAX_UNITS, Quota, Verdict};
 
 /// What THROTTLE asks for.
