@@ -11,57 +11,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 servers=$PWD/.tools/servers
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-
-give_up() {
-    echo "other-servers: $1" >&2
-    exit 1
-}
-
-# The Debian mirror that this machine uses already.
-debian_mirror() {
-    if [ -n "${DEBIAN_MIRROR:-}" ]; then
-        echo "$DEBIAN_MIRROR"
-        return
-    fi
-    apt-get indextargets --format '$(SITE) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 2>/dev/null |
-        awk '$3 == "main" && $1 ~ /\/debian\/?$/ && $2 !~ /security/ { print $1; exit }'
-}
+. scripts/debian.sh
 
 # fetch SUITE PACKAGE...: unpacks the packages of a Debian release into .tools/servers/SUITE.
 fetch() {
-    local suite=$1 root=$servers/$1 work mirror
+    local suite=$1 root=$servers/$1
     shift
-    command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || give_up "this is no Debian machine"
-    [ -e "$keyring" ] || give_up "Debian's archive keys are missing (package debian-archive-keyring)"
-    mirror=$(debian_mirror)
-    [ -n "$mirror" ] || give_up "no Debian mirror is set up for apt; name one in DEBIAN_MIRROR"
-
     echo "other-servers: fetching $* of Debian $suite into ${root#"$PWD"/} (nothing is installed)"
-    mkdir -p "$servers"
-    work=$(mktemp -d "$servers/.fetch.XXXXXX")
-    trap 'rm -rf "$work"' EXIT
-    mkdir -p "$work"/{etc,state/lists/partial,cache/archives/partial,root}
-    : >"$work/state/status"
-    echo "deb [signed-by=$keyring] $mirror $suite main" >"$work/etc/sources.list"
-    cat >"$work/apt.conf" <<CONF
-Dir::Etc "$work/etc";
-Dir::Etc::sourcelist "$work/etc/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-Dir::State "$work/state";
-Dir::State::status "$work/state/status";
-Dir::Cache "$work/cache";
-APT::Sandbox::User "";
-APT::Install-Recommends "false";
-Acquire::Languages "none";
-Acquire::Retries "3";
-CONF
-    if ! { APT_CONFIG=$work/apt.conf apt-get -q update &&
-        APT_CONFIG=$work/apt.conf apt-get -q -y --download-only install "$@"; } >"$work/log" 2>&1 </dev/null; then
-        tail -n 10 "$work/log" >&2
-        give_up "Debian $suite could not be downloaded"
-    fi
+    download deb "$suite" --download-only install "$@"
     local package
     for package in "$work"/cache/archives/*.deb; do
         # Old packages hold /lib, new ones /usr/lib: the same folder on a Debian of today.
@@ -71,8 +28,7 @@ CONF
     done
     rm -rf "$root"
     mv "$work/root" "$root"
-    rm -rf "$work"
-    trap - EXIT
+    forget_download
 }
 
 # starter NAME SUITE PROGRAM: writes .tools/servers/NAME, which runs PROGRAM of the unpacked SUITE.

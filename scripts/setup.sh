@@ -56,6 +56,7 @@ if needs test; then
     scripts/python-with-redis.sh >/dev/null 2>&1 || want python3-redis "redis-py (tests drive the module from Python)"
     has node && has npm || want "nodejs npm" "Node.js (tests drive a sharded sale with ioredis)"
     has dpkg-deb || want dpkg "dpkg-deb (unpacks other Redis versions)"
+    has xz || want xz-utils "xz (unpacks the source of Valkey)"
 fi
 if needs bench; then
     has valgrind || want valgrind "valgrind (counts instructions)"

@@ -1,6 +1,5 @@
 //! Active defragmentation moves sales while they are sold from. It needs a server that was built with its own
-//! jemalloc: those of Debian are not, and then only the rest of the project's tests speak for it (`core/tests/memory.rs`
-//! moves sales in the midst of their stories).
+//! jemalloc, as those of Debian are not.
 
 use std::time::Duration;
 
@@ -10,14 +9,11 @@ use flashsale_tests::{RedisServer, Server, on_every_server};
 on_every_server!(sales_are_moved_while_they_sell);
 
 fn sales_are_moved_while_they_sell(server: Server) {
-    let mut redis = RedisServer::builder(server).module().start();
-    let mut client = redis.client();
-    let enabled = client.line("CONFIG SET activedefrag yes");
-    if enabled.is_error() {
-        eprintln!("SKIPPED: {} cannot defragment: {enabled}", server.name());
+    if !server.is_here_with_jemalloc() {
         return;
     }
-    client.ok(&["CONFIG", "SET", "activedefrag", "no"]);
+    let mut redis = RedisServer::builder(server).jemalloc().module().start();
+    let mut client = redis.client();
     for (setting, value) in [
         ("active-defrag-ignore-bytes", "1"),
         ("active-defrag-threshold-lower", "1"),

@@ -23,6 +23,7 @@ pub enum AppendFsync {
 #[derive(Debug, Clone)]
 pub struct RedisServerBuilder {
     server: Server,
+    jemalloc: bool,
     module: Option<Vec<String>>,
     functions: bool,
     append_only: Option<AppendFsync>,
@@ -47,6 +48,12 @@ impl RedisServerBuilder {
     /// Loads the library of functions in place of the module; clients of this server then call it.
     pub fn functions(mut self) -> Self {
         self.functions = true;
+        self
+    }
+
+    /// Starts the program with its own jemalloc.
+    pub fn jemalloc(mut self) -> Self {
+        self.jemalloc = true;
         self
     }
 
@@ -111,7 +118,8 @@ impl RedisServerBuilder {
     }
 
     fn spawn(&self, dir: &Path, port: u16, bus_port: u16) -> Process {
-        let program = self.server.program().unwrap_or_else(|| panic!("{} is not on this machine", self.server.name()));
+        let program = if self.jemalloc { self.server.program_with_jemalloc() } else { self.server.program() };
+        let program = program.unwrap_or_else(|| panic!("{} is not on this machine", self.server.name()));
         let mut command = Command::new(program);
         command
             .current_dir(dir)
@@ -172,6 +180,7 @@ impl RedisServer {
     pub fn builder(server: Server) -> RedisServerBuilder {
         RedisServerBuilder {
             server,
+            jemalloc: false,
             module: None,
             functions: false,
             append_only: None,

@@ -43,19 +43,39 @@ impl Server {
         }
     }
 
+    /// The program that was built with its own jemalloc, as Debian's are not, if it is on this machine.
+    pub fn program_with_jemalloc(self) -> Option<PathBuf> {
+        let built = artifacts::project().join(".tools/servers/own-jemalloc").join(self.name());
+        built.exists().then_some(built)
+    }
+
     /// Runs a test on this server, or says clearly that it was skipped.
     ///
     /// # Panics
     /// If the server is not here although `FLASHSALE_ALL_SERVERS` demands it, as it does in CI.
     pub fn run_if_here(self, test: fn(Server)) {
-        if self.program().is_some() {
+        if is_here(self.program(), self.name(), "scripts/other-servers.sh") {
             test(self);
-        } else {
-            let demanded = std::env::var_os("FLASHSALE_ALL_SERVERS").is_some();
-            assert!(!demanded, "{} is not on this machine", self.name());
-            eprintln!("SKIPPED: {} is not on this machine; scripts/other-servers.sh brings it", self.name());
         }
     }
+
+    /// Whether this server is here with its own jemalloc; if not, says clearly that a test is skipped.
+    ///
+    /// # Panics
+    /// As [`Server::run_if_here`].
+    pub fn is_here_with_jemalloc(self) -> bool {
+        let what = format!("{} with its own jemalloc", self.name());
+        is_here(self.program_with_jemalloc(), &what, "scripts/servers-with-jemalloc.sh")
+    }
+}
+
+fn is_here(program: Option<PathBuf>, what: &str, script: &str) -> bool {
+    if program.is_none() {
+        let demanded = std::env::var_os("FLASHSALE_ALL_SERVERS").is_some();
+        assert!(!demanded, "{what} is not on this machine");
+        eprintln!("SKIPPED: {what} is not on this machine; {script} brings it");
+    }
+    program.is_some()
 }
 
 fn machines_redis_is_7_0() -> bool {
