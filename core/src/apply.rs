@@ -17,11 +17,8 @@ type Fit<T = ()> = Result<T, &'static str>;
 
 /// A new hold: what an [`Effect::Reserve`] or the words of a command name.
 pub(crate) struct SetAside<'a> {
-    pub id: &'a [u8],
-    pub buyer: &'a [u8],
-    pub items: &'a [(u16, u32)],
+    pub content: NewContent<'a>,
     pub deadline: u64,
-    pub meta: Option<&'a [u8]>,
     /// Where the buyer is, if that was looked for in this state.
     pub buyer_place: Option<BuyerPlace>,
 }
@@ -120,7 +117,8 @@ impl Sale {
         if !known {
             return Err("units of an unknown SKU");
         }
-        let request = SetAside { id, buyer, items, deadline: *deadline, meta: *meta, buyer_place: None };
+        let content = NewContent { id, buyer, items, meta: *meta, reference: None };
+        let request = SetAside { content, deadline: *deadline, buyer_place: None };
         let slot = self.set_aside(at_ms, &request, self.holds.place(id), facts)?;
         if let Some(requested) = requested {
             self.extra(slot).requested = Some(requested.as_slice().into());
@@ -136,7 +134,8 @@ impl Sale {
         place: Place,
         facts: &mut Facts,
     ) -> Fit<u32> {
-        let SetAside { id, buyer, items, deadline, meta, buyer_place } = *request;
+        let SetAside { ref content, deadline, buyer_place } = *request;
+        let items = content.items;
         self.forget_old(at_ms);
         let fits = |&(sku, qty): &(u16, u32)| {
             usize::from(sku) < self.skus.len() && self.skus.get(sku).available >= u64::from(qty)
@@ -148,17 +147,16 @@ impl Sale {
             return Err("a hold out of bounds");
         }
         // What has just been forgotten may have had the same id.
-        if let Some(slot) = place.slot.and_then(|_| self.holds.find(id)) {
+        if let Some(slot) = place.slot.and_then(|_| self.holds.find(content.id)) {
             if !self.holds.get(slot).state.is_ended() {
                 return Err("an id that is in use");
             }
             self.forget(slot);
         }
-        let content = NewContent { id, buyer, items, meta, reference: None };
         let life_ms = (deadline - at_ms) as u32;
         let hold = NewHold { content, state: State::Held, time_ms: deadline, life_ms };
         let slot = self.holds.insert_at(&hold, place.hash);
-        let buyer_place = buyer_place.unwrap_or_else(|| self.buyers.place(&self.holds, buyer));
+        let buyer_place = buyer_place.unwrap_or_else(|| self.buyers.place(&self.holds, content.buyer));
         self.hold_units(slot, items, buyer_place);
         self.note_hold(EntryKind::Held, at_ms, slot, items, None, facts);
         self.tell_changes(items, facts);
@@ -283,7 +281,8 @@ impl Sale {
             self.forget(oldest);
         }
         let content = NewContent { id, buyer: b"", items: &[], meta: None, reference: None };
-        let slot = self.holds.insert(&NewHold { content, state: State::Tombstone, time_ms: at_ms, life_ms: 0 });
+        let slot =
+            self.holds.insert(&NewHold { content: &content, state: State::Tombstone, time_ms: at_ms, life_ms: 0 });
         self.tombstones.push(&mut self.holds, slot);
         Ok(())
     }

@@ -83,7 +83,7 @@ impl Intake {
         let content = NewContent { id: name(id)?, buyer: b"", items: &[], meta: None, reference: None };
         check_time(time_ms)?;
         let sale = &mut self.sale;
-        let slot = sale.holds.append(&NewHold { content, state: State::Tombstone, time_ms, life_ms: 0 });
+        let slot = sale.holds.append(&NewHold { content: &content, state: State::Tombstone, time_ms, life_ms: 0 });
         sale.tombstones.push(&mut sale.holds, slot);
         Ok(())
     }
@@ -122,7 +122,7 @@ impl Intake {
             }
             _ => {}
         }
-        let slot = sale.holds.append(&NewHold { content: content.as_new(), state, time_ms, life_ms });
+        let slot = sale.holds.append(&NewHold { content: &content.as_new(), state, time_ms, life_ms });
         sale.holds.get_mut(slot).has_extra = extra.is_some();
         if let Some(extra) = extra {
             sale.extras.insert(slot, Box::new(extra));

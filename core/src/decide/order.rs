@@ -6,6 +6,7 @@ use crate::apply::SetAside;
 use crate::command::Order;
 use crate::effect::{Effect, EffectLog};
 use crate::facts::Facts;
+use crate::holds::NewContent;
 use crate::outcome::{Field, Misuse, Outcome};
 use crate::sale::Sale;
 use smallvec::smallvec;
@@ -64,7 +65,8 @@ impl Sale {
         log.count_words();
         let deadline = now_ms + self.settings.hold_ms;
         let buyer_place = request.buyer_place();
-        let hold = SetAside { id, buyer: order.buyer, items: &items, deadline, meta: order.meta, buyer_place };
+        let content = NewContent { id, buyer: order.buyer, items: &items, meta: order.meta, reference: None };
+        let hold = SetAside { content, deadline, buyer_place };
         let done = self.set_aside(now_ms, &hold, place, facts);
         let done = done.and_then(|slot| self.confirm_held(now_ms, slot, (order.reference, None), None, facts));
         if let Err(problem) = done {

@@ -5,7 +5,7 @@ use crate::apply::SetAside;
 use crate::command::{Item, Items, Reserve};
 use crate::effect::{Effect, EffectLog, IndexedItems};
 use crate::facts::Facts;
-use crate::holds::{BuyerPlace, ItemList, Place, State, Usage};
+use crate::holds::{BuyerPlace, ItemList, NewContent, Place, State, Usage};
 use crate::outcome::{Field, Misuse, Outcome, Taken};
 use crate::sale::Sale;
 use crate::sharding;
@@ -172,7 +172,8 @@ impl Sale {
         );
         log.count_words();
         let (buyer, meta) = (reserve.buyer, reserve.meta);
-        let request = SetAside { id, buyer, items: &items, deadline, meta, buyer_place };
+        let content = NewContent { id, buyer, items: &items, meta, reference: None };
+        let request = SetAside { content, deadline, buyer_place };
         if let Err(problem) = self.set_aside(situation.now_ms, &request, place, facts) {
             facts.inconsistent = Some(problem);
         }
@@ -400,6 +401,7 @@ impl Sale {
         Limits { sale: self, usage: Some(usage) }
     }
 
+    #[inline(always)] // on the way of every refusal
     fn shortage<'a>(
         &self,
         sku: u16,

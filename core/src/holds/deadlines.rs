@@ -200,7 +200,8 @@ impl Deadlines {
     /// Hangs a held record in at its deadline.
     pub fn insert(&mut self, store: &mut HoldStore, slot: u32, items: &[(u16, u32)]) {
         let name = QueueName::of(items);
-        let deadline = store.get(slot).time_ms();
+        let record = store.get_mut(slot);
+        let deadline = record.time_ms();
         let tick = deadline / TICK_MS;
         let queue = self.queue_mut(name);
         let first = queue.first;
@@ -213,7 +214,6 @@ impl Deadlines {
         let next = entry.head;
         entry.head = slot;
         entry.count_in(offset_of(deadline), units(items));
-        let record = store.get_mut(slot);
         record.set_prev(NONE);
         record.set_next(next);
         if next != NONE {

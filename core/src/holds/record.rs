@@ -161,6 +161,19 @@ impl NewContent<'_> {
     }
 }
 
+/// The items of a hold, and what stands behind them.
+fn read_items(blob: &[u8]) -> Option<(ItemList, Reader<'_>)> {
+    let &[id_len, buyer_len, flags, ref rest @ ..] = blob else { return None };
+    let mut reader = Reader::new(rest.get(usize::from(id_len) + usize::from(buyer_len)..)?);
+    let inline_count = flags >> ITEMS_SHIFT;
+    let count = if inline_count == MANY_ITEMS { reader.varint().ok()? } else { u64::from(inline_count) };
+    let mut items = ItemList::new();
+    for _ in 0..count {
+        items.push((reader.varint().ok()? as u16, reader.varint().ok()? as u32));
+    }
+    Some((items, reader))
+}
+
 impl<'a> Content<'a> {
     /// The same, to be written.
     pub fn as_new(&self) -> NewContent<'_> {
@@ -180,19 +193,16 @@ impl<'a> Content<'a> {
     }
 
     fn try_decode(blob: &'a [u8]) -> Option<Self> {
-        let flags = *blob.get(2)?;
-        let id = Self::id_of(blob);
-        let buyer = Self::buyer_of(blob);
-        let mut reader = Reader::new(&blob[3 + id.len() + buyer.len()..]);
-        let inline_count = flags >> ITEMS_SHIFT;
-        let count = if inline_count == MANY_ITEMS { reader.varint().ok()? } else { u64::from(inline_count) };
-        let mut items = ItemList::new();
-        for _ in 0..count {
-            items.push((reader.varint().ok()? as u16, reader.varint().ok()? as u32));
-        }
+        let (items, mut reader) = read_items(blob)?;
+        let flags = blob[2];
         let meta = if flags & HAS_META != 0 { Some(reader.bytes().ok()?) } else { None };
         let reference = if flags & HAS_REF != 0 { Some(reader.bytes().ok()?) } else { None };
-        Some(Self { id, buyer, items, meta, reference })
+        Some(Self { id: Self::id_of(blob), buyer: Self::buyer_of(blob), items, meta, reference })
+    }
+
+    /// The items alone; `blob` may go on behind its end.
+    pub fn items_of(blob: &[u8]) -> ItemList {
+        read_items(blob).map_or_else(ItemList::new, |(items, _)| items)
     }
 
     /// The id alone, for the index; `blob` may go on behind its end.

@@ -46,7 +46,7 @@ pub(crate) struct Place {
 
 /// A hold that is to be stored.
 pub(crate) struct NewHold<'a> {
-    pub content: NewContent<'a>,
+    pub content: &'a NewContent<'a>,
     pub state: State,
     /// Deadline or end, see [`Record::time_ms`].
     pub time_ms: u64,
@@ -110,14 +110,14 @@ impl HoldStore {
     }
 
     pub fn items(&self, slot: u32) -> ItemList {
-        self.content(slot).items
+        Content::items_of(self.from(slot))
     }
 
     fn blob(&self, slot: u32) -> &[u8] {
         self.arena.get(self.slab.get(slot).blob)
     }
 
-    /// The blob with whatever stands behind it: all that it takes to read a name.
+    /// The blob with whatever stands behind it: all that it takes to read names and items.
     fn from(&self, slot: u32) -> &[u8] {
         self.arena.from(self.slab.get(slot).blob)
     }

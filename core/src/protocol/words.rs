@@ -131,7 +131,6 @@ pub(super) fn checked_name<'a>(word: &'a [u8], what: &'static str) -> Parsed<&'a
 }
 
 /// A decimal integer within bounds.
-#[inline(always)] // on the way of every request
 pub(super) fn integer(word: &[u8], what: &'static str, min: i64, max: i64) -> Parsed<i64> {
     match decimal(word) {
         Some(value) if (min..=max).contains(&value) => Ok(value),
@@ -140,7 +139,6 @@ pub(super) fn integer(word: &[u8], what: &'static str, min: i64, max: i64) -> Pa
 }
 
 /// An integer as Redis takes it: an optional minus, digits, no leading zero, nothing else.
-#[inline(always)] // on the way of every request
 pub(super) fn decimal(word: &[u8]) -> Option<i64> {
     let digits = word.strip_prefix(b"-").unwrap_or(word);
     if digits.is_empty() || digits.len() > 19 || digits[0] == b'0' && word.len() > 1 {
