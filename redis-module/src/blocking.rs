@@ -162,7 +162,7 @@ fn run_again(ctx: Ctx<'_>, request: &Request, key_name: ServerString<'_>, waitin
     let words: Vec<&[u8]> = request.words.iter().map(Vec::as_slice).collect();
     let command = Command::Reserve(args::reserve(&words)?.reserve);
     state::with(|state| {
-        let mut call = Call { ctx, key_name, words: &words, state, stream: None, given: [None; 2] };
+        let mut call = Call { ctx, key_name, words: &words, strings: &[], state, stream: None };
         call.run_as(&command, waiting)
     })
 }

@@ -4,7 +4,7 @@ mod fault;
 
 use crate::data_type::{SaleKey, Value};
 use crate::news::News;
-use crate::order_stream::{Given, OrderStream};
+use crate::order_stream::OrderStream;
 use crate::server::{Access, Ctx, ServerString};
 use crate::state::State;
 use crate::totals;
@@ -36,11 +36,11 @@ pub(crate) struct Call<'c, 's> {
     pub key_name: ServerString<'c>,
     /// The words after the key.
     pub words: &'s [&'c [u8]],
+    /// The same, as strings of the server, if it still has them.
+    pub strings: &'s [ServerString<'c>],
     pub state: &'s mut State,
     /// The key's order stream, once it had to be opened.
     pub stream: Option<OrderStream<'c>>,
-    /// The first of the words, as strings of the server.
-    pub given: Given<'c>,
 }
 
 /// Which length of the order stream a command must know or change.
@@ -220,7 +220,8 @@ impl<'c> Call<'c, '_> {
                 if stream.is_away(sale) {
                     return Err(Fault::StreamAway);
                 }
-                self.stream = Some(stream.given(self.given));
+                let given = |at: usize| Some((*self.words.get(at)?, *self.strings.get(at)?));
+                self.stream = Some(stream.given([given(0), given(1)]));
             }
             if let Some(stream) = self.stream.as_ref().filter(|_| may_be_full) {
                 value.set_stream_len(stream.len());

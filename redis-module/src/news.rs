@@ -30,6 +30,7 @@ impl<'f> News<'f> {
     }
 
     /// Tells subscribers. Nothing of the key may be used afterwards.
+    #[inline]
     pub fn tell(&self, ctx: Ctx<'_>, key: ServerString<'_>) {
         self.facts.kinds.iter().filter_map(|kind| event(*kind)).for_each(|event| ctx.notify(event, key));
         for (change, message) in self.facts.sku_changes.iter().zip(&self.messages) {

@@ -6,18 +6,20 @@ use crate::cluster;
 use crate::server::{Access, Ctx, Key, KeyKind, OwnedString, ServerString};
 use flashsale_core::facts::{Entry, EntryKind, FIELD_NAMES, FIELDS, FieldSink, put_number, put_sku};
 use flashsale_core::{Effect, Events, Facts, Sale, bounds, effect::EffectLog, sharding};
+use std::rc::Rc;
 
 /// The stream of a sale's key, open.
 pub(crate) struct OrderStream<'c> {
     ctx: Ctx<'c>,
-    name: OwnedString,
+    name: Rc<OwnedString>,
     key: Key<'c>,
     /// Strings of the call that its entry may be made of.
     given: Given<'c>,
 }
 
-/// The first words after a command's key: nearly always the id of a hold and its buyer.
-pub(crate) type Given<'c> = [Option<ServerString<'c>>; 2];
+/// The first words after a command's key, which are nearly always the id of a hold and its buyer, as bytes and as
+/// strings.
+type Given<'c> = [Option<(&'c [u8], ServerString<'c>)>; 2];
 
 impl<'c> OrderStream<'c> {
     /// Opens the stream, which may be empty. `None` if something else is in its place.
@@ -103,7 +105,7 @@ pub(crate) struct Words {
     units_start: usize,
     digits: Vec<u8>,
     /// The sale's key that a stream was last opened for, and the stream's key.
-    stream: (Vec<u8>, OwnedString),
+    stream: (Vec<u8>, Rc<OwnedString>),
 }
 
 /// What a field's string holds.
@@ -128,7 +130,7 @@ impl Words {
             units: Vec::new(),
             units_start: 0,
             digits: Vec::new(),
-            stream: (Vec::new(), OwnedString::new(&sharding::stream_key(b""))),
+            stream: (Vec::new(), OwnedString::new(&sharding::stream_key(b"")).into()),
         }
     }
 
@@ -138,13 +140,13 @@ impl Words {
     }
 
     /// The key of a sale's stream: nearly always that of the sale that was asked before.
-    fn stream_key(&mut self, sale_key: &[u8]) -> OwnedString {
+    fn stream_key(&mut self, sale_key: &[u8]) -> Rc<OwnedString> {
         let (of, stream) = &mut self.stream;
         if of != sale_key {
-            *stream = OwnedString::new(&sharding::stream_key(sale_key));
+            *stream = OwnedString::new(&sharding::stream_key(sale_key)).into();
             sale_key.clone_into(of);
         }
-        stream.borrowed().share()
+        Rc::clone(stream)
     }
 }
 
@@ -178,8 +180,8 @@ impl FieldSink for Writer<'_, '_> {
             }
             return;
         }
-        let given = self.given.iter().flatten().find(|given| given.bytes() == text);
-        words.set(field, Kept::Own, given.map_or_else(|| OwnedString::new(text), |given| given.share()));
+        let given = self.given.iter().flatten().find(|(bytes, _)| *bytes == text);
+        words.set(field, Kept::Own, given.map_or_else(|| OwnedString::new(text), |(_, string)| string.share()));
     }
 
     fn sku(&mut self, name: &[u8]) {

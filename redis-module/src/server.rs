@@ -32,6 +32,7 @@ pub(crate) struct Ctx<'c> {
 
 /// A string that the server keeps alive for the callback.
 #[derive(Clone, Copy)]
+#[repr(transparent)]
 pub(crate) struct ServerString<'c> {
     raw: *mut raw::RedisModuleString,
     _callback: PhantomData<&'c ()>,

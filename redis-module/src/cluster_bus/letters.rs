@@ -165,5 +165,5 @@ fn carry_out<'c>(ctx: Ctx<'c>, state: &mut State, key: &[u8], command: &Command<
     let name = OwnedString::new(key);
     // SAFETY: the name outlives the call, in which alone it is used.
     let key_name = unsafe { crate::server::ServerString::from_raw(name.borrowed().raw()) };
-    Call { ctx, key_name, words: &[], state, stream: None, given: [None; 2] }.carry_out(command).ok()
+    Call { ctx, key_name, words: &[], strings: &[], state, stream: None }.carry_out(command).ok()
 }

@@ -90,9 +90,9 @@ unsafe extern "C" fn entry<D: Definition>(
     argv: *mut *mut raw::RedisModuleString,
     argc: c_int,
 ) -> c_int {
-    // SAFETY: the context and the words live until this returns.
+    // SAFETY: the context and the words live until this returns. A ServerString is laid out as its pointer.
     let ctx = unsafe { Ctx::from_raw(raw) };
-    let words = unsafe { std::slice::from_raw_parts(argv, argc as usize) };
+    let words = unsafe { std::slice::from_raw_parts(argv.cast::<ServerString<'_>>(), argc as usize) };
     if catch_unwind(AssertUnwindSafe(|| dispatch::<D>(ctx, words))).is_err() {
         report_bug(ctx);
         ctx.error(&Fault::Bug.text());
@@ -100,15 +100,13 @@ unsafe extern "C" fn entry<D: Definition>(
     raw::REDISMODULE_OK as c_int
 }
 
-fn dispatch<D: Definition>(ctx: Ctx<'_>, words: &[*mut raw::RedisModuleString]) {
-    let [_, key_name, rest @ ..] = words else { return ctx.wrong_arity() };
-    // SAFETY: the words live until the command returns.
-    let string = |raw: *mut raw::RedisModuleString| unsafe { ServerString::from_raw(raw) };
+fn dispatch<'c, D: Definition>(ctx: Ctx<'c>, words: &[ServerString<'c>]) {
+    let [_, key_name, strings @ ..] = words else { return ctx.wrong_arity() };
     // Nearly all commands have few words: those are listed on the stack.
     let mut words = SmallVec::<[&[u8]; FEW_WORDS]>::new();
-    words.extend(rest.iter().map(|&raw| string(raw).bytes()));
-    let (key_name, given) = (string(*key_name), [rest.first(), rest.get(1)].map(|raw| raw.map(|&raw| string(raw))));
-    let called = state::with(|state| D::call(&mut Call { ctx, key_name, words: &words, state, stream: None, given }));
+    words.extend(strings.iter().map(|string| string.bytes()));
+    let (key_name, words) = (*key_name, &words[..]);
+    let called = state::with(|state| D::call(&mut Call { ctx, key_name, words, strings, state, stream: None }));
     match called {
         Ok(()) => {}
         Err(Fault::Words(error)) if *error == ParseError::Arity => ctx.wrong_arity(),
