@@ -413,6 +413,7 @@ impl Sale {
         self.tell_change(item.0, facts);
     }
 
+    #[inline]
     fn note_hold(
         &mut self,
         kind: EntryKind,
@@ -422,9 +423,22 @@ impl Sale {
         note: Option<&[u8]>,
         facts: &mut Facts,
     ) {
-        if !kind.is_in(self.settings.events) {
-            return facts.add_kind(kind);
+        if kind.is_in(self.settings.events) {
+            self.note_entry(kind, at_ms, slot, items, note, facts);
+        } else {
+            facts.add_kind(kind);
         }
+    }
+
+    fn note_entry(
+        &mut self,
+        kind: EntryKind,
+        at_ms: u64,
+        slot: u32,
+        items: &[(u16, u32)],
+        note: Option<&[u8]>,
+        facts: &mut Facts,
+    ) {
         let items: SmallVec<[(u16, u64); 2]> = items.iter().map(|&(sku, qty)| (sku, u64::from(qty))).collect();
         self.note(&Step { kind, at_ms, slot: Some(slot), items: &items, note, negative: false }, facts);
     }

@@ -355,11 +355,17 @@ fn write_stream(state: &mut State, value: &mut Value, stream: Option<OrderStream
     }
 }
 
+#[inline]
 fn warn_if_inconsistent(ctx: Ctx<'_>, state: &State, key_name: ServerString<'_>) {
     if let Some(problem) = state.facts.inconsistent {
-        let key = key_name.bytes().escape_ascii();
-        ctx.warn(&format!("flashsale: {key}: {problem}: run FLASH.AUDIT and compare with a replica"));
+        warn_of(problem, ctx, key_name);
     }
+}
+
+#[cold]
+fn warn_of(problem: &str, ctx: Ctx<'_>, key_name: ServerString<'_>) {
+    let key = key_name.bytes().escape_ascii();
+    ctx.warn(&format!("flashsale: {key}: {problem}: run FLASH.AUDIT and compare with a replica"));
 }
 
 /// Makes a sale: the first effect of its log.

@@ -18,21 +18,21 @@ impl<'f> News<'f> {
     /// The key's events, and which SKUs have sold out or come back.
     #[inline]
     pub fn of(sale: &Sale, facts: &'f Facts) -> Self {
-        if facts.sku_changes.is_empty() {
-            return Self { facts, messages: Vec::new() };
-        }
-        let message = |change: &SkuChange| {
-            let word = if change.sold_out { "soldout" } else { "available" };
-            let version = change.version.to_string();
-            [word.as_bytes(), b" ", change.sku(sale), b" ", version.as_bytes()].concat()
-        };
-        Self { facts, messages: facts.sku_changes.iter().map(message).collect() }
+        // Hardly a step in a thousand changes what is sold out.
+        let messages = if facts.sku_changes.is_empty() { Vec::new() } else { messages(sale, &facts.sku_changes) };
+        Self { facts, messages }
     }
 
     /// Tells subscribers. Nothing of the key may be used afterwards.
     #[inline]
     pub fn tell(&self, ctx: Ctx<'_>, key: ServerString<'_>) {
         self.facts.kinds.iter().filter_map(|kind| event(*kind)).for_each(|event| ctx.notify(event, key));
+        if !self.messages.is_empty() {
+            self.tell_of_skus(ctx, key);
+        }
+    }
+
+    fn tell_of_skus(&self, ctx: Ctx<'_>, key: ServerString<'_>) {
         for (change, message) in self.facts.sku_changes.iter().zip(&self.messages) {
             ctx.notify(if change.sold_out { c"flash.soldout" } else { c"flash.available" }, key);
             // A sharded channel reaches only the nodes of its own slot, which is the key's if they share a hash tag.
@@ -40,6 +40,16 @@ impl<'f> News<'f> {
             ctx.publish(&[key.bytes(), b":state"].concat(), message, same_slot);
         }
     }
+}
+
+/// For the state channel.
+fn messages(sale: &Sale, changes: &[SkuChange]) -> Vec<Vec<u8>> {
+    let message = |change: &SkuChange| {
+        let word = if change.sold_out { "soldout" } else { "available" };
+        let version = change.version.to_string();
+        [word.as_bytes(), b" ", change.sku(sale), b" ", version.as_bytes()].concat()
+    };
+    changes.iter().map(message).collect()
 }
 
 fn event(kind: EntryKind) -> Option<&'static CStr> {
