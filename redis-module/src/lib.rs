@@ -9,7 +9,7 @@
 //! - [`blocking`] lets clients wait for units that others hold;
 //! - [`cluster_bus`] moves the units of sharded sales between the nodes of a cluster;
 //! - [`order_stream`], [`news`], [`expiry`] are what happens beside a reply; [`search`] finds renamed sales again;
-//! - [`phrases`] are the words that answers begin with;
+//! - [`phrases`] are words and refusals that the server keeps ready as replies;
 //! - [`info`], [`config`], [`defrag`] are what an operator's server asks for;
 //! - [`server`] is the server's API, and with [`cluster`] and [`allocator`] the place of nearly all `unsafe`.
 
