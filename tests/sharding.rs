@@ -371,6 +371,13 @@ fn primaries_die_in_mid_transfer(rounds: usize) {
     let mut cluster = Cluster::with_module(Server::Redis70).start();
     let mut sale = ShardedSale::create(&cluster, "sale", &[UNITS; SHARDS]);
     sale.wants_replicas = true;
+    // A replica that has just come has nothing yet of what was written meanwhile: the first to die must not be the only
+    // one that has the sale. A command that is repeated is written again, and can be waited for.
+    let mut client = ClusterClient::new(&cluster);
+    for key in &sale.keys {
+        assert_eq!(client.line(&format!("FLASH.RESUME {key}")).text(), "OK");
+        wait_until("a replica has the shard", PATIENCE, || client.is_replicated(key));
+    }
     let mut node = cluster.nodes().next().expect("a node").client();
     let stock = UNITS as usize * SHARDS;
     let buyers = sale.buyers_in(&mut node, 7, stock + 20);
