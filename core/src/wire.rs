@@ -45,15 +45,6 @@ fn put_long_varint(sink: &mut impl Sink, mut value: u64) {
     sink.put(&bytes[..=len]);
 }
 
-/// How many bytes [`put_varint`] writes.
-#[inline]
-pub(crate) fn varint_len(value: u64) -> usize {
-    if value < 0x80 {
-        return 1;
-    }
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
-
 /// Zigzag: small negative numbers stay short.
 pub(crate) fn put_signed(sink: &mut impl Sink, value: i64) {
     put_varint(sink, (value << 1 ^ value >> 63) as u64);

@@ -61,19 +61,22 @@ fn padded(content: usize) -> usize {
 }
 
 impl Arena {
-    /// Appends an entry of `content` bytes, which fit a chunk (see [`crate::bounds`]); `write` appends them.
-    pub fn push(&mut self, content: usize, write: impl FnOnce(&mut Vec<u8>)) -> BlobRef {
-        let size = padded(content);
-        assert!(size <= CHUNK_BYTES, "an entry of {size} bytes");
-        self.make_room(size);
+    /// Appends an entry of at most so many bytes, which fit a chunk (see [`crate::bounds`]); `write` appends them.
+    pub fn push(&mut self, most: usize, write: impl FnOnce(&mut Vec<u8>)) -> BlobRef {
+        assert!(padded(most) <= CHUNK_BYTES, "an entry of {most} bytes");
+        self.make_room(padded(most));
         let chunk = &mut self.chunks[self.current];
-        let at = BlobRef::new(self.current, chunk.bytes.len());
-        chunk.bytes.extend_from_slice(&(content as u16).to_le_bytes());
+        let start = chunk.bytes.len();
+        let at = BlobRef::new(self.current, start);
+        chunk.bytes.extend_from_slice(&[0; LENGTH_BYTES]);
         write(&mut chunk.bytes);
-        debug_assert_eq!(chunk.bytes.len(), at.offset() + LENGTH_BYTES + content, "as long as was said");
+        let content = chunk.bytes.len() - start - LENGTH_BYTES;
+        debug_assert!(content <= most, "no longer than was said");
+        chunk.bytes[start..start + LENGTH_BYTES].copy_from_slice(&(content as u16).to_le_bytes());
         while !chunk.bytes.len().is_multiple_of(WORD_BYTES) {
             chunk.bytes.push(0);
         }
+        let size = chunk.bytes.len() - start;
         chunk.live += size;
         self.live += size;
         self.written += size;

@@ -138,7 +138,7 @@ impl HoldStore {
 
     /// Stores a hold that is not found by its id before [`HoldStore::index_ids`].
     pub fn append(&mut self, hold: &NewHold<'_>) -> u32 {
-        let blob = self.arena.push(hold.content.encoded_len(), |out| hold.content.encode(out));
+        let blob = self.arena.push(hold.content.most_bytes(), |out| hold.content.encode(out));
         let mut record = Record::new(blob, hold.state);
         record.set_time_ms(hold.time_ms);
         record.life_ms = hold.life_ms;
@@ -176,7 +176,7 @@ impl HoldStore {
         content.reference = reference;
         content.meta = meta.or(content.meta);
         let content = content.as_new();
-        let blob = self.arena.push(content.encoded_len(), |out| content.encode(out));
+        let blob = self.arena.push(content.most_bytes(), |out| content.encode(out));
         self.slab.get_mut(slot).blob = blob;
         self.arena.free(old);
         self.compact();
