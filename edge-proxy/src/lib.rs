@@ -30,5 +30,6 @@ mod recent;
 pub mod relay;
 pub mod sale;
 pub mod server;
+mod single_flight;
 pub mod store;
 pub mod trace;

@@ -26,6 +26,7 @@ use crate::metrics;
 use crate::recent::{Owner, Recent};
 use crate::sale::picture::Picture;
 use crate::sale::refusals::Refusals;
+use crate::single_flight::SingleFlight;
 use crate::store::layout::sale_of_key;
 use crate::store::redis::unix_ms;
 use crate::store::{Answer, SaleStore, StoreError};
@@ -73,8 +74,7 @@ impl KnownConfig {
 /// A sale that somebody has asked for.
 struct Watched {
     picture: ArcSwapOption<Picture>,
-    /// Held by the one request that asks Redis.
-    fetching: tokio::sync::Mutex<()>,
+    fetching: SingleFlight<StoreError>,
     /// Something happened here that the picture does not show.
     outdated: AtomicBool,
     /// One of several shards has said something: the others must be asked what it means.
@@ -172,14 +172,7 @@ impl Known {
     /// There is no such sale, or Redis cannot be asked.
     pub async fn picture(&self, key: &[u8]) -> Result<Arc<Picture>, StoreError> {
         let watched = self.watched(key)?;
-        if let Some(picture) = self.fresh(&watched, unix_ms()) {
-            return Ok(picture);
-        }
-        let _alone = watched.fetching.lock().await;
-        if let Some(picture) = self.fresh(&watched, unix_ms()) {
-            return Ok(picture);
-        }
-        self.fetch(key, &watched).await
+        watched.fetching.get(|| self.fresh(&watched, unix_ms()), self.fetch(key, &watched)).await
     }
 
     /// The same, if it need not be fetched.
@@ -215,7 +208,7 @@ impl Known {
         Ok(self.sales.get_with(Bytes::copy_from_slice(key), || {
             Arc::new(Watched {
                 picture: ArcSwapOption::empty(),
-                fetching: tokio::sync::Mutex::new(()),
+                fetching: SingleFlight::default(),
                 outdated: AtomicBool::new(false),
                 rumour: AtomicBool::new(false),
             })

@@ -22,6 +22,7 @@ use super::link::{Link, LinkTimes};
 use super::merge::Merger;
 use super::nodes::{Node, Place, Redirect, Topology, redirect};
 use crate::config::{DurabilityConfig, RedisConfig, client_at, millis};
+use crate::single_flight::SingleFlight;
 
 /// How often a command is sent on to another server before it is given up.
 const HOPS: usize = 5;
@@ -33,7 +34,7 @@ pub struct Fleet {
     merge_max: usize,
     durability: DurabilityConfig,
     topology: ArcSwapOption<Topology>,
-    looking: tokio::sync::Mutex<()>,
+    looking: SingleFlight<StoreError>,
     /// What was last logged as wrong with the deployment; empty: nothing.
     trouble_told: Mutex<String>,
     born: Instant,
@@ -99,7 +100,7 @@ impl Fleet {
             merge_max: config.merge_max,
             durability: durability.clone(),
             topology: ArcSwapOption::empty(),
-            looking: tokio::sync::Mutex::new(()),
+            looking: SingleFlight::default(),
             trouble_told: Mutex::default(),
             born: Instant::now(),
             next_look_ms: AtomicU64::new(0),
@@ -127,14 +128,13 @@ impl Fleet {
     }
 
     async fn find_out(&self) -> Result<Arc<Topology>, StoreError> {
-        let _alone = self.looking.lock().await;
-        if let Some(topology) = self.topology.load_full() {
-            return Ok(topology);
-        }
-        if !self.may_look() {
-            return Err(StoreError::Down("no server could be asked a moment ago".to_owned()));
-        }
-        self.look().await
+        let look = async {
+            if !self.may_look() {
+                return Err(StoreError::Down("no server could be asked a moment ago".to_owned()));
+            }
+            self.look().await
+        };
+        self.looking.get(|| self.topology.load_full(), look).await
     }
 
     /// Has the deployment looked at again, soon and in the background.
@@ -144,7 +144,7 @@ impl Fleet {
         }
         let fleet = Arc::clone(self);
         tokio::spawn(async move {
-            if let Ok(_alone) = fleet.looking.try_lock() {
+            if let Some(_flight) = fleet.looking.begin() {
                 let _ = fleet.look().await;
             }
         });

@@ -18,6 +18,7 @@ use super::info::ShardInfo;
 use super::nodes::Place;
 use crate::config::SaleEntry;
 use crate::recent::{Owner, Recent};
+use crate::single_flight::SingleFlight;
 
 /// Most shards of a sale that is found without being configured.
 pub const PROBED_SHARDS_MAX: u32 = 64;
@@ -92,8 +93,7 @@ thread_local! {
 #[derive(Default)]
 struct Name {
     found: ArcSwapOption<Found>,
-    /// Held by the one request that asks.
-    probing: tokio::sync::Mutex<()>,
+    probing: SingleFlight<StoreError>,
 }
 
 struct Found {
@@ -146,17 +146,16 @@ impl Layouts {
             Some(name) => name,
             None => self.names.get_with(Bytes::copy_from_slice(sale), Arc::default),
         };
-        let _alone = name.probing.lock().await;
-        if let Some(known) = name.known() {
-            return known;
-        }
-        let layout = match self.probe(sale).await {
-            Ok(layout) => Some(Arc::new(layout)),
-            Err(StoreError::NoSale) => None,
-            Err(error) => return Err(error),
+        let ask = async {
+            let layout = match self.probe(sale).await {
+                Ok(layout) => Some(Arc::new(layout)),
+                Err(StoreError::NoSale) => None,
+                Err(error) => return Err(error),
+            };
+            name.found.store(Some(Arc::new(Found { layout: layout.clone(), at: Instant::now() })));
+            Ok(layout.ok_or(StoreError::NoSale))
         };
-        name.found.store(Some(Arc::new(Found { layout: layout.clone(), at: Instant::now() })));
-        layout.ok_or(StoreError::NoSale)
+        name.probing.get(|| name.known(), ask).await?
     }
 
     /// The keys of `sale`, if they are known without asking.

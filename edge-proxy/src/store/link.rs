@@ -15,6 +15,7 @@ use redis::{AsyncConnectionConfig, Client, Pipeline, PushInfo, PushKind, RedisEr
 use super::StoreError;
 use super::answer::server_error;
 use super::breaker::{Breaker, Pass};
+use crate::single_flight::SingleFlight;
 
 /// A connection that has answered nothing for this long, while asked, is replaced.
 const STALL: Duration = Duration::from_secs(1);
@@ -33,7 +34,7 @@ pub struct Link {
     client: Client,
     times: LinkTimes,
     live: ArcSwapOption<Live>,
-    connecting: tokio::sync::Mutex<()>,
+    connecting: SingleFlight<StoreError>,
     breaker: Arc<Breaker>,
 }
 
@@ -58,7 +59,7 @@ impl Live {
 
 impl Link {
     pub fn new(client: Client, times: LinkTimes, breaker: Arc<Breaker>) -> Self {
-        Self { client, times, live: ArcSwapOption::empty(), connecting: tokio::sync::Mutex::new(()), breaker }
+        Self { client, times, live: ArcSwapOption::empty(), connecting: SingleFlight::default(), breaker }
     }
 
     /// Sends commands in one write and gives their replies in order. A server's error is a
@@ -109,26 +110,25 @@ impl Link {
     }
 
     async fn reconnected(&self, pass: Pass) -> Result<Arc<Live>, StoreError> {
-        let _alone = self.connecting.lock().await;
-        if let Some(live) = self.usable() {
-            return Ok(live);
-        }
-        // Those who waited behind one that could not connect need not try, too.
-        if pass == Pass::Free && self.breaker.is_open() {
-            return Err(away());
-        }
-        match self.connect().await {
-            Ok(live) => {
-                let live = Arc::new(live);
-                self.live.store(Some(live.clone()));
-                self.breaker.answered();
-                Ok(live)
+        let connect = async {
+            // It may have been found to be away since this one was let pass.
+            if pass == Pass::Free && self.breaker.is_open() {
+                return Err(away());
             }
-            Err(error) => {
-                self.breaker.unreachable();
-                Err(StoreError::Down(error.to_string()))
+            match self.connect().await {
+                Ok(live) => {
+                    let live = Arc::new(live);
+                    self.live.store(Some(live.clone()));
+                    self.breaker.answered();
+                    Ok(live)
+                }
+                Err(error) => {
+                    self.breaker.unreachable();
+                    Err(StoreError::Down(error.to_string()))
+                }
             }
-        }
+        };
+        self.connecting.get(|| self.usable(), connect).await
     }
 
     fn usable(&self) -> Option<Arc<Live>> {
