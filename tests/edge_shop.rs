@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use flashsale_tests::http::{Http, read_head};
@@ -271,4 +273,52 @@ fn a_page_that_breaks_off_is_not_kept() {
     proxy.rewrite(|builder| builder.upstream(&shop.address()));
     assert_eq!(Http::new().request("POST", &proxy.admin_url("/api/reload"), &[], b"").status, 200);
     assert_eq!(Http::new().get(&proxy.url("/page")).text(), "the shop says 200\n");
+}
+
+/// Takes connections and answers each request after `delay`; how many connections there were.
+fn counting_shop(delay: Duration) -> (String, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = taken.clone();
+    // Ends with the test's process: nothing tells it to.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            count.fetch_add(1, Ordering::Relaxed);
+            std::thread::spawn(move || {
+                while !read_head(&mut stream).is_empty() {
+                    std::thread::sleep(delay);
+                    if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, taken)
+}
+
+/// More requests at a time than the HTTP library by itself keeps connections for.
+#[test]
+fn a_crowd_at_the_shop_opens_its_connections_once() {
+    const CROWD: usize = 400;
+    let (shop, taken) = counting_shop(Duration::from_millis(300));
+    let proxy =
+        proxy(&[&shop]).set("shop.health_interval_ms", "600000").set("listen.connections_per_address", "0").start();
+    let mut clients: Vec<TcpStream> =
+        (0..CROWD).map(|_| TcpStream::connect(&proxy.addresses().public).expect("the proxy listens")).collect();
+    let mut round = || {
+        for client in &mut clients {
+            client.write_all(b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n").expect("written");
+        }
+        for client in &mut clients {
+            let answer = read_head(client);
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+        taken.load(Ordering::Relaxed)
+    };
+    let rounds = [round(), round(), round()];
+    assert!(rounds[0] > CROWD / 2, "not many at a time: {rounds:?}");
+    assert!(rounds[2] < CROWD + 40, "more connections than requests at a time: {rounds:?}");
 }

@@ -42,7 +42,8 @@ const LIVE: &[&str] = &[
 ];
 
 /// Of those, keys that are read once.
-const FIXED: &[&str] = &["known.sales_max", "redis.key_prefix", "redis.sweep_ms", "shop.ca_file", "shop.tries"];
+const FIXED: &[&str] =
+    &["known.sales_max", "redis.key_prefix", "redis.sweep_ms", "shop.ca_file", "shop.idle_max", "shop.tries"];
 
 /// Whether a reload takes over a new value of `key`, such as `rates.mode`.
 pub fn is_live(key: &str) -> bool {

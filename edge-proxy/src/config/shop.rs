@@ -41,6 +41,8 @@ pub struct ShopConfig {
     pub websocket_idle_s: u64,
     /// How long an idle connection to the shop is kept.
     pub idle_timeout_s: u64,
+    /// How many idle connections are kept, to all servers together.
+    pub idle_max: usize,
     /// How many servers a request tries if it cannot be delivered.
     pub tries: usize,
     /// The shop's own bearer secret: with it the shop's server may see, confirm and release any hold.
@@ -63,6 +65,7 @@ impl Default for ShopConfig {
             write_timeout_ms: 30_000,
             websocket_idle_s: 3600,
             idle_timeout_s: 60,
+            idle_max: 1024,
             tries: 3,
             server_key_file: None,
             server_key_env: None,
@@ -103,7 +106,7 @@ impl ShopConfig {
         if !self.health_path.is_empty() && !self.health_path.starts_with('/') {
             bail!("[shop] health_path: must start with a slash");
         }
-        ensure!(self.tries > 0, "[shop] tries must be at least 1");
+        ensure!(self.tries > 0 && self.idle_max > 0, "[shop] tries and idle_max must be at least 1");
         ensure!(
             self.health_interval_ms > 0 && self.connect_timeout_ms > 0,
             "[shop] health_interval_ms and connect_timeout_ms must be at least 1"

@@ -149,6 +149,7 @@ fn server_conf(config: &Config) -> ServerConf {
         // until their time. The runtime's are made only where one has to wait, and gone when it need not.
         fast_timeout_to_tokio_threshold_seconds: Some(0),
         max_retries: config.shop.tries,
+        upstream_keepalive_pool_size: config.shop.idle_max,
         ca_file: config.shop.ca_file.as_ref().map(|file| file.to_string_lossy().into_owned()),
         upgrade_sock: config
             .listen
